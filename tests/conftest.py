@@ -1,0 +1,171 @@
+"""Fixtures over real MLflow servers.
+
+``source_server`` is filled once per session and never written to; ``empty_server()`` and
+``filled_server()`` lend servers that a test may write to. Lent servers go back into a pool and
+are emptied when lent again, so that a test pays for a start only when it needs more servers at
+once than any test before it.
+
+A test that needs something this machine may lack says so through ``prerequisite``: it skips the
+test, but fails it where the environment variable ``CI`` is set, so that nothing is skipped there
+unnoticed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import pytest
+
+from tests.servers import MlflowServer, launch_server
+
+if TYPE_CHECKING:
+    from tests.world import World
+
+# Before MLflow is imported anywhere (not by this module: tests of codecs need no MLflow): telemetry is decided at import, and no server of the
+# person who runs the tests may be reached by accident.
+for _name in [name for name in os.environ if name.startswith(("MLFLOW_", "_MLFLOW"))]:
+    del os.environ[_name]
+os.environ |= {
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # discard: nothing listens there
+}
+
+
+class LendServer(Protocol):
+    """Calling it gives a server for the rest of the test; keywords as of ``start_server``."""
+
+    def __call__(self, **options: object) -> MlflowServer: ...
+
+
+class _Pool:
+    """Default servers to lend; those with options of their own are not shared."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._count = 0
+        self._idle: list[MlflowServer] = []
+
+    def _start(self, options: dict[str, object]) -> MlflowServer:
+        self._count += 1
+        return launch_server(self._directory / str(self._count), **options)  # type: ignore[arg-type]
+
+    def borrow(self, options: dict[str, object]) -> MlflowServer:
+        if options:
+            return self._start(options)
+        while self._idle:
+            server = self._idle.pop()
+            if server.process.poll() is None:
+                server.reset()
+                return server
+        return self._start({})
+
+    def give_back(self, server: MlflowServer, options: dict[str, object]) -> None:
+        if options:
+            server.stop()
+            shutil.rmtree(server.directory, ignore_errors=True)
+        elif server.process.poll() is None:
+            self._idle.append(server)
+
+    def close(self) -> None:
+        for server in self._idle:
+            server.stop()
+
+
+@pytest.fixture(scope="session")
+def _pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Pool]:
+    pool = _Pool(tmp_path_factory.mktemp("servers"))
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def empty_server(_pool: _Pool) -> Iterator[LendServer]:
+    """``empty_server()`` gives a new empty server each time it is called."""
+    lent: list[tuple[MlflowServer, dict[str, object]]] = []
+
+    def lend(**options: object) -> MlflowServer:
+        server = _pool.borrow(options)
+        lent.append((server, options))
+        return server
+
+    yield lend
+    for server, options in lent:
+        _pool.give_back(server, options)
+
+
+@pytest.fixture(scope="session")
+def _built_world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, World]:
+    """The world's database and artifacts in a directory, built once also under pytest-xdist."""
+    from tests.world import build_world
+
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    directory = shared / "world"
+    record = shared / "world.pickle"
+    with (shared / "world.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not record.exists():
+            server = launch_server(directory)
+            try:
+                world = build_world(server.uri)
+            finally:
+                server.stop()
+            record.write_bytes(pickle.dumps(world))
+    return directory, pickle.loads(record.read_bytes())
+
+
+@pytest.fixture(scope="session")
+def source_server(
+    _built_world: tuple[Path, World], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MlflowServer]:
+    """A server that holds the world. For reading only: every test of the session shares it."""
+    directory = tmp_path_factory.mktemp("source")
+    shutil.copyfile(_built_world[0] / "mlflow.db", directory / "mlflow.db")
+    shutil.copytree(_built_world[0] / "artifacts", directory / "artifacts")
+    server = launch_server(directory)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def world(_built_world: tuple[Path, World], source_server: MlflowServer) -> World:
+    """What ``source_server`` holds, by name."""
+    return _built_world[1].at(source_server.uri)
+
+
+@pytest.fixture
+def filled_server(
+    empty_server: LendServer, _built_world: tuple[Path, World]
+) -> Callable[[], MlflowServer]:
+    """``filled_server()`` gives a server that holds the world and may be written to."""
+
+    def lend() -> MlflowServer:
+        server = empty_server()
+        directory = _built_world[0]
+        server.reset(directory / "mlflow.db", directory / "artifacts")
+        return server
+
+    return lend
+
+
+@pytest.fixture(scope="session")
+def prerequisite() -> Callable[[object, str], None]:
+    """``prerequisite(shutil.which("bsdtar"), "bsdtar")``: skip without it, under CI fail."""
+
+    def demand(present: object, name: str) -> None:
+        if present:
+            return
+        if os.environ.get("CI"):
+            pytest.fail(f"missing prerequisite: {name}")
+        pytest.skip(f"missing prerequisite: {name}")
+
+    return demand

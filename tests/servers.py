@@ -1,0 +1,397 @@
+"""Real ``mlflow server`` processes for tests and benchmarks.
+
+Starting a server on a new SQLite file spends six seconds on MLflow's migrations. An initialised
+empty database is therefore made once per MLflow version, kept in the temporary directory, and
+copied. A running server can also be emptied (`MlflowServer.reset`), which costs milliseconds
+instead of a start.
+
+Nothing here depends on ``mlflow_bundle``. Only process groups started here are ever signalled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 10.0
+
+_INITIALISE = """
+import sys
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+try:
+    from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore as Registry
+except ImportError:
+    Registry = None
+SqlAlchemyStore("sqlite:///" + sys.argv[1], "mlflow-artifacts:/")
+if Registry is not None:
+    Registry("sqlite:///" + sys.argv[1])
+"""
+
+
+class ServerStartError(RuntimeError):
+    """The server did not answer; the message ends with the last lines of its log."""
+
+
+@dataclass
+class MlflowServer:
+    """A running ``mlflow server``; `stop` it, or use it through `start_server`."""
+
+    uri: str
+    """``http://127.0.0.1:<port>``."""
+    directory: Path
+    database: Path
+    """The SQLite file; meaningless when another ``backend_uri`` was asked for."""
+    backend_uri: str
+    artifact_directory: Path
+    """Where artifacts lie when ``artifacts`` is ``proxied`` or ``local``."""
+    artifacts: str
+    log: Path
+    """Standard output and error of the server, one line per request (access log) included."""
+    python: str
+    process: subprocess.Popen[bytes] = field(repr=False)
+
+    @property
+    def pid(self) -> int:
+        """Process id, and process group id, of the server."""
+        return self.process.pid
+
+    def stop(self) -> None:
+        """Stop the server's own process group; harmless when it has already ended."""
+        for number, patience_s in ((signal.SIGTERM, STOP_TIMEOUT_S), (signal.SIGKILL, 5.0)):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+            deadline = time.monotonic() + patience_s
+            while time.monotonic() < deadline:
+                self.process.poll()
+                if not _group_exists(self.pid):
+                    return
+                time.sleep(0.02)
+
+    def reset(self, database: Path | None = None, artifacts: Path | None = None) -> None:
+        """Give the running server other contents; by default those of a new server.
+
+        Args:
+            database: SQLite file of the same MLflow version, whose rows replace the server's.
+            artifacts: Directory whose files replace the server's.
+        """
+        with contextlib.closing(sqlite3.connect(self.database, timeout=30)) as connection:
+            connection.isolation_level = None
+            connection.execute("PRAGMA foreign_keys=OFF")
+            other = database or _template_database(self.python)
+            connection.execute("ATTACH DATABASE ? AS other", (str(other),))
+            connection.execute("BEGIN IMMEDIATE")
+            tables = connection.execute(
+                "SELECT name FROM main.sqlite_master"
+                " WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+            ).fetchall()
+            for (table,) in tables:
+                # hidden > 0: generated columns, which cannot be inserted (spans.duration_ns)
+                columns = ", ".join(
+                    f'"{row[1]}"'
+                    for row in connection.execute(f'PRAGMA main.table_xinfo("{table}")')
+                    if row[6] == 0
+                )
+                connection.execute(f'DELETE FROM main."{table}"')
+                connection.execute(
+                    f'INSERT INTO main."{table}" ({columns}) SELECT {columns} FROM other."{table}"'
+                )
+            if database is None:
+                _set_default_location(connection, self.artifacts, self.artifact_directory)
+            connection.execute("COMMIT")
+        shutil.rmtree(self.artifact_directory, ignore_errors=True)
+        if artifacts is not None:
+            shutil.copytree(artifacts, self.artifact_directory)
+        self.artifact_directory.mkdir(parents=True, exist_ok=True)
+
+    def requests(self) -> list[str]:
+        """The access log so far: ``METHOD /path?query HTTP/1.1 status`` per request answered."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [line.partition(_ACCESS_MARK)[2] for line in lines if _ACCESS_MARK in line]
+
+
+@contextlib.contextmanager
+def start_server(
+    directory: Path | str,
+    *,
+    artifacts: str = "proxied",
+    backend_uri: str | None = None,
+    workers: int = 2,
+    env: Mapping[str, str] | None = None,
+    app_name: str | None = None,
+    python: str = sys.executable,
+    access_log: bool = True,
+) -> Iterator[MlflowServer]:
+    """Run an MLflow server on a free local port until the block ends.
+
+    Args:
+        directory: Holds the database, artifacts and log; made when absent. What is there is
+            served again: a second start on the same directory continues the same server.
+        artifacts: ``proxied`` (``mlflow-artifacts:/``, files in ``directory/artifacts``),
+            ``local`` (clients open that directory themselves), ``proxied:<uri>`` (the server
+            relays to ``<uri>``), or any other URI, to which clients go directly.
+        backend_uri: Database; a SQLite file in ``directory`` when not given.
+        workers: Server processes.
+        env: Added to the environment, from which every other ``MLFLOW_*`` is removed.
+        app_name: As ``mlflow server --app-name``, e.g. ``basic-auth``.
+        python: Interpreter whose MLflow is served; another one for another MLflow version.
+        access_log: Whether requests are logged (see `MlflowServer.requests`).
+
+    Raises:
+        ServerStartError: The process ended, or did not answer in time.
+    """
+    server = launch_server(
+        directory,
+        artifacts=artifacts,
+        backend_uri=backend_uri,
+        workers=workers,
+        env=env,
+        app_name=app_name,
+        python=python,
+        access_log=access_log,
+    )
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def launch_server(
+    directory: Path | str,
+    *,
+    artifacts: str = "proxied",
+    backend_uri: str | None = None,
+    workers: int = 2,
+    env: Mapping[str, str] | None = None,
+    app_name: str | None = None,
+    python: str = sys.executable,
+    access_log: bool = True,
+    wait: bool = True,
+) -> MlflowServer:
+    """As `start_server`, for those who keep the server; the caller stops it.
+
+    With ``wait=False`` the caller calls `wait_until_ready` before using it.
+    """
+    directory = Path(directory).resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    database = directory / "mlflow.db"
+    artifact_directory = directory / "artifacts"
+    artifact_directory.mkdir(exist_ok=True)
+    if backend_uri is None:
+        backend_uri = f"sqlite:///{database}"
+        if not database.exists():
+            _copy_template(database, python, artifacts, artifact_directory)
+    for attempt in range(3):
+        port = _free_port()
+        log = directory / "server.log"
+        process = _spawn(
+            _command(python, port, workers, backend_uri, artifacts, artifact_directory, app_name)
+            + _logging_options(directory, python, access_log),
+            directory,
+            log,
+            env,
+        )
+        server = MlflowServer(
+            uri=f"http://127.0.0.1:{port}",
+            directory=directory,
+            database=database,
+            backend_uri=backend_uri,
+            artifact_directory=artifact_directory,
+            artifacts=artifacts,
+            log=log,
+            python=python,
+            process=process,
+        )
+        if not wait:
+            return server
+        try:
+            wait_until_ready(server)
+        except ServerStartError as error:
+            # Somebody else took the port between our look and the server's bind.
+            if "address already in use" in str(error).lower() and attempt < 2:
+                continue
+            raise
+        return server
+    raise AssertionError("unreachable")
+
+
+def wait_until_ready(server: MlflowServer, timeout_s: float = START_TIMEOUT_S) -> None:
+    """Return when ``/health`` answers; stop the server and raise ServerStartError otherwise."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if server.process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"{server.uri}/health", timeout=2) as response:
+                if response.status == 200:
+                    return
+        except urllib.error.HTTPError:
+            return  # answered: an app with authentication may refuse /health
+        except OSError:
+            pass
+        time.sleep(0.05)
+    server.stop()
+    tail = "\n".join(server.log.read_text(errors="replace").splitlines()[-30:])
+    raise ServerStartError(f"mlflow server did not answer at {server.uri}; its log ends:\n{tail}")
+
+
+def _command(
+    python: str,
+    port: int,
+    workers: int,
+    backend_uri: str,
+    artifacts: str,
+    artifact_directory: Path,
+    app_name: str | None,
+) -> list[str]:
+    command = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", str(workers), "--backend-store-uri", backend_uri]
+    if artifacts == "proxied":
+        command += ["--artifacts-destination", str(artifact_directory)]
+    elif artifacts.startswith("proxied:"):
+        command += ["--artifacts-destination", artifacts.removeprefix("proxied:")]
+    else:
+        root = str(artifact_directory) if artifacts == "local" else artifacts
+        command += ["--no-serve-artifacts", "--default-artifact-root", root]
+    if app_name is not None:
+        command += ["--app-name", app_name]
+    return command
+
+
+_ACCESS_MARK = "ACCESS "
+
+_LOG_CONFIG = """\
+version: 1
+disable_existing_loggers: false
+formatters:
+  plain: {format: "%(asctime)s %(levelname)s %(name)s: %(message)s"}
+  access:
+    (): uvicorn.logging.AccessFormatter
+    format: 'ACCESS %(request_line)s %(status_code)s'
+    use_colors: false
+handlers:
+  plain: {class: logging.StreamHandler, formatter: plain, stream: ext://sys.stderr}
+  access: {class: logging.StreamHandler, formatter: access, stream: ext://sys.stderr}
+loggers:
+  uvicorn: {handlers: [plain], level: INFO, propagate: false}
+  uvicorn.access: {handlers: [access], level: INFO, propagate: false}
+"""
+
+
+def _logging_options(directory: Path, python: str, access_log: bool) -> list[str]:
+    """MLflow's own configuration has no access log; ours prints one line per request."""
+    if not access_log:
+        return []
+    if tuple(int(part) for part in mlflow_version(python).split(".")[:2]) < (3, 3):
+        # gunicorn until 3.2, uvicorn from 3.3
+        return [
+            "--gunicorn-opts",
+            f"--access-logfile - --access-logformat '{_ACCESS_MARK}%(r)s %(s)s'",
+        ]
+    path = directory / "logging.yaml"
+    path.write_text(_LOG_CONFIG)
+    return ["--uvicorn-opts", f"--log-config '{path}'"]
+
+
+def _spawn(
+    command: list[str], directory: Path, log: Path, env: Mapping[str, str] | None
+) -> subprocess.Popen[bytes]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "_MLFLOW"))}
+    environment |= {
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONWARNINGS": "ignore",
+    }
+    environment |= env or {}
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            cwd=directory,  # what is given relative, or written by default, stays in here
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+
+
+def _group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # macOS: a group of zombies
+        return False
+    return True
+
+
+def _free_port() -> int:
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@lru_cache
+def mlflow_version(python: str = sys.executable) -> str:
+    """Version of the MLflow that ``python`` would serve, without importing it."""
+    code = "from importlib.metadata import version; print(version('mlflow'))"
+    return subprocess.check_output([python, "-c", code], text=True).strip()
+
+
+@lru_cache
+def _template_database(python: str) -> Path:
+    """An initialised empty SQLite database of this MLflow version, made once per machine."""
+    cache = Path(tempfile.gettempdir()) / f"mlflow-bundle-templates-{os.getuid()}"
+    cache.mkdir(mode=0o700, exist_ok=True)
+    if cache.stat().st_uid != os.getuid():
+        raise RuntimeError(f"{cache} belongs to somebody else")
+    template = cache / f"mlflow-{mlflow_version(python)}.db"
+    if not template.exists():
+        with tempfile.TemporaryDirectory(dir=cache) as scratch:
+            made = Path(scratch) / "mlflow.db"
+            subprocess.run(
+                [python, "-c", _INITIALISE, str(made)],
+                check=True,
+                cwd=scratch,
+                capture_output=True,
+                env={**os.environ, "DO_NOT_TRACK": "true", "MLFLOW_DISABLE_TELEMETRY": "true"},
+            )
+            made.replace(template)  # two at once: the last one wins, both are good
+    return template
+
+
+def _copy_template(database: Path, python: str, artifacts: str, artifact_directory: Path) -> None:
+    scratch = database.with_suffix(".new")
+    shutil.copyfile(_template_database(python), scratch)
+    with contextlib.closing(sqlite3.connect(scratch)) as connection:
+        _set_default_location(connection, artifacts, artifact_directory)
+        connection.commit()
+    scratch.replace(database)
+
+
+def _set_default_location(
+    connection: sqlite3.Connection, artifacts: str, artifact_directory: Path
+) -> None:
+    """Give experiment 0 the location that the server would have given it."""
+    if artifacts.startswith("proxied"):
+        return
+    root = str(artifact_directory) if artifacts == "local" else artifacts
+    connection.execute(
+        "UPDATE main.experiments SET artifact_location = ? WHERE experiment_id = 0",
+        (f"{root.rstrip('/')}/0",),
+    )
