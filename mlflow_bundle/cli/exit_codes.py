@@ -1,0 +1,181 @@
+"""How a command ends: the one place that decides exit codes and prints faults.
+
+====  =============================================================
+code  meaning
+====  =============================================================
+0     done, nothing lost (adjustments are counted)
+1     failed: a server, a file, the disk
+2     usage: a wrong option, or a selection that matches nothing
+3     finished, with losses listed (with ``--strict``, adjustments too)
+4     damaged or refused bundle
+130   interrupted
+====  =============================================================
+
+A fault on purpose is one line, ``Error: …``, and ``Hint: …`` where there is a next step, on
+stderr. An exception that nobody foresaw is a bug and keeps its traceback (Python ends with code
+1). ``MLFLOW_BUNDLE_DEBUG=1`` shows the traceback of every fault.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import click
+
+from mlflow_bundle.errors import BundleError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+DONE = 0
+FAILED = 1
+USAGE = 2
+LOSSES = 3
+REFUSED = 4
+INTERRUPTED = 130
+
+MEANINGS = {
+    DONE: "done, nothing lost",
+    FAILED: "failed",
+    USAGE: "wrong usage, or nothing matches the selection",
+    LOSSES: "finished, with losses listed",
+    REFUSED: "damaged or refused bundle",
+    INTERRUPTED: "interrupted",
+}
+
+DEBUG_VARIABLE = "MLFLOW_BUNDLE_DEBUG"
+
+# Faults of the disk that Python reports without a file name when a write meets them.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def exit_code(
+    error: BaseException | None = None,
+    *,
+    losses: int = 0,
+    adjustments: int = 0,
+    strict: bool = False,
+) -> int:
+    """Return the exit code of a command that ended with ``error`` or with these counts.
+
+    Args:
+        error: What ended the command early, or None.
+        losses: Number of losses in the report.
+        adjustments: Number of adjustments in the report.
+        strict: Whether adjustments count as losses (``--strict``).
+    """
+    if error is None:
+        return LOSSES if losses or (strict and adjustments) else DONE
+    if isinstance(error, BundleError):
+        return error.exit_code
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return INTERRUPTED
+    if isinstance(error, click.UsageError):
+        return USAGE
+    return FAILED
+
+
+def describe(codes: Iterable[int] = MEANINGS) -> str:
+    """Return the line on exit codes that ends a command's help."""
+    return "Exit codes: " + "; ".join(f"{code} {MEANINGS[code]}" for code in codes) + "."
+
+
+@contextmanager
+def run_command(ctx: click.Context | None = None) -> Iterator[None]:
+    """Turn every foreseen fault of the block into one clear line and an exit code.
+
+    ``BundleCommand`` and the group run inside it, so a command's body needs nothing of its own.
+
+    Args:
+        ctx: The command's context; its parameters name the output when a disk fault does not.
+
+    Raises:
+        SystemExit: With the code of :func:`exit_code`.
+    """
+    try:
+        yield
+    except (click.ClickException, click.exceptions.Exit):
+        raise  # click prints usage errors itself, with code 2
+    except BrokenPipeError as exc:
+        _debug()
+        # The reader of our output went away (`… | head`): no message, and none at shutdown.
+        _silence_stdout()
+        sys.exit(exit_code(exc))
+    except BundleError as exc:
+        _fail(exc, exc.message if not exc.args else str(exc), exc.hint)
+    except (KeyboardInterrupt, click.Abort) as exc:
+        _fail(exc, "interrupted", "give the same command again: nothing is made twice")
+    except OSError as exc:
+        _fail(exc, _describe_os_error(exc, ctx), _hint_os_error(exc))
+    except Exception as exc:
+        if not _is_mlflow_exception(exc):
+            raise
+        _fail(exc, str(exc) or type(exc).__name__, "")
+
+
+def _fail(exc: BaseException, message: str, hint: str) -> None:
+    _debug()
+    label = "Error" if not isinstance(exc, (KeyboardInterrupt, click.Abort)) else "Stopped"
+    click.echo(f"{label}: {one_line(message)}", err=True)
+    if hint:
+        click.echo(f"Hint: {one_line(hint)}", err=True)
+    sys.exit(exit_code(exc))
+
+
+def one_line(text: str) -> str:
+    """Return ``text`` as one line without control characters.
+
+    Names come from servers and bundles: a message must not move the cursor or forge a line.
+    """
+    text = " ".join(text.split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _debug() -> None:
+    if os.environ.get(DEBUG_VARIABLE, "").lower() in ("1", "true", "yes", "on"):
+        traceback.print_exc()
+
+
+def _silence_stdout() -> None:
+    try:
+        descriptor = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(descriptor, sys.stdout.fileno())
+        os.close(descriptor)
+    except (OSError, ValueError, AttributeError):  # stdout is closed or no real file
+        return
+
+
+def _describe_os_error(exc: OSError, ctx: click.Context | None) -> str:
+    if exc.errno is None or exc.strerror is None:  # requests' errors are OSErrors without these
+        return str(exc) or type(exc).__name__
+    reason = exc.strerror[:1].lower() + exc.strerror[1:]
+    names = [os.fspath(n) for n in (exc.filename, exc.filename2) if isinstance(n, (str, bytes))]
+    shown = " -> ".join(os.fsdecode(name) for name in names)
+    if not shown and exc.errno in _FULL:
+        shown = _output_of(ctx)
+    return f"{shown}: {reason}" if shown else reason
+
+
+def _output_of(ctx: click.Context | None) -> str:
+    """Return what the command writes to: a failed write() does not say it."""
+    for name in ("output", "output_dir"):
+        value = ctx.params.get(name) if ctx is not None else None
+        if value:
+            return str(value)
+    return ""
+
+
+def _hint_os_error(exc: OSError) -> str:
+    if exc.errno in _FULL:
+        return "make room and give the same command again"
+    return ""
+
+
+def _is_mlflow_exception(exc: Exception) -> bool:
+    module = sys.modules.get("mlflow.exceptions")  # never imported by us only to compare
+    return module is not None and isinstance(exc, module.MlflowException)
