@@ -283,7 +283,7 @@ def _name_pattern(token: Token) -> NamePattern:
     if token.text == "all" and not token.escaped:
         return NamePattern(text="", kind="all")
     if not stars:
-        literal = 0 in token.escaped and token.text[0] not in _SPECIAL
+        literal = 0 in token.escaped and token.text[0].isalnum()
         return NamePattern(text=token.text, literal=literal)
     if stars != [len(token.text) - 1]:
         raise SelectionError(
@@ -580,7 +580,7 @@ def require_matches(
             if run_id not in known:
                 faults.append(_no_such("run", run_id, known))
     if faults:
-        raise SelectionError("; ".join(faults) + (f" (in {where})" if where else ""))
+        raise SelectionError(". ".join(faults) + (f" (in {where})" if where else ""))
 
 
 def _unmatched_experiments(
