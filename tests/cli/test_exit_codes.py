@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from mlflow_bundle.cli.exit_codes import describe, exit_code, one_line
+from mlflow_bundle.cli.options import bundle_command, output_options
+from mlflow_bundle.errors import (
+    BundleError,
+    NotABundleError,
+    SelectionError,
+    SinkError,
+    SourceError,
+)
+
+
+def run(error: BaseException | None = None, *, returns: int | None = None) -> Result:
+    @bundle_command("standin")
+    @output_options
+    def command(output: object) -> int | None:
+        if error is not None:
+            raise error
+        return returns
+
+    return CliRunner().invoke(command, ["-o", "server.mlbundle"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (None, 0),
+        (BundleError("x"), 1),
+        (SourceError("x"), 1),
+        (SinkError("x"), 1),
+        (SelectionError("x"), 2),
+        (click.UsageError("x"), 2),
+        (NotABundleError("x"), 4),
+        (OSError("x"), 1),
+        (RuntimeError("x"), 1),
+        (KeyboardInterrupt(), 130),
+        (click.Abort(), 130),
+    ],
+)
+def test_each_fault_has_its_exit_code(error: BaseException | None, code: int) -> None:
+    assert exit_code(error) == code
+
+
+def test_losses_are_code_3_and_adjustments_only_when_strict() -> None:
+    assert exit_code(losses=2) == 3
+    assert exit_code(adjustments=2) == 0
+    assert exit_code(adjustments=2, strict=True) == 3
+    assert exit_code(strict=True) == 0
+
+
+def test_a_fault_on_purpose_is_an_error_line_and_a_hint_line() -> None:
+    done = run(SelectionError("no such model 'x'", hint="see mlflow bundle list"))
+    assert done.exit_code == 2
+    assert done.stderr == "Error: no such model 'x'\nHint: see mlflow bundle list\n"
+    assert done.stdout == ""
+
+
+def test_a_fault_without_a_hint_has_no_hint_line() -> None:
+    assert run(SourceError("server is away")).stderr == "Error: server is away\n"
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_the_number_a_command_returns_is_its_exit_code(code: int) -> None:
+    assert run(returns=code).exit_code == code
+
+
+def test_a_command_that_returns_nothing_is_done() -> None:
+    assert run().exit_code == 0
+
+
+def test_an_interruption_is_one_line_and_130() -> None:
+    done = run(KeyboardInterrupt())
+    assert done.exit_code == 130
+    assert done.stderr.startswith("Stopped: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "a/b"),
+            "a/b: no such file or directory",
+        ),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "a"),
+            "a: permission denied",
+        ),
+        (IsADirectoryError(errno.EISDIR, "Is a directory", b"a"), "a: is a directory"),
+        (OSError(errno.EXDEV, "Cross-device link", "a", None, "b"), "a -> b: cross-device link"),
+        (OSError("connection broken"), "connection broken"),
+    ],
+)
+def test_a_fault_of_the_system_names_the_file(error: OSError, line: str) -> None:
+    done = run(error)
+    assert done.exit_code == 1
+    assert done.stderr == f"Error: {line}\n"
+
+
+def test_a_full_disk_names_the_output_although_python_does_not() -> None:
+    done = run(OSError(errno.ENOSPC, "No space left on device"))
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: server.mlbundle: no space left on device\nHint: ")
+
+
+def test_an_mlflow_exception_that_escapes_is_one_line() -> None:
+    from mlflow.exceptions import MlflowException
+
+    done = run(MlflowException("first\n  second"))
+    assert done.exit_code == 1
+    assert done.stderr == "Error: first second\n"
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    done = run(ZeroDivisionError("a bug"))
+    assert isinstance(done.exception, ZeroDivisionError)
+
+
+def test_a_usage_error_inside_a_command_is_clicks_own() -> None:
+    done = run(click.UsageError("not both"))
+    assert done.exit_code == 2
+    assert done.stderr.startswith("Usage: ")
+
+
+def test_tracebacks_are_shown_on_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_BUNDLE_DEBUG", "1")
+    done = run(SelectionError("wrong"))
+    assert "Traceback" in done.stderr
+    assert done.stderr.endswith("Error: wrong\n")
+    assert done.exit_code == 2
+
+
+def test_a_message_cannot_forge_lines_or_move_the_cursor() -> None:
+    assert one_line("a\n b\x1b[2Jc\u202ed\x00") == "a b\\x1b[2Jc\\u202ed\\x00"
+
+
+def test_the_help_line_lists_only_the_codes_given() -> None:
+    assert describe((0, 4)) == "Exit codes: 0 done, nothing lost; 4 damaged or refused bundle."
+
+
+PRINTS_MUCH = """
+import click
+from mlflow_bundle.cli.options import bundle_command
+@bundle_command("much")
+def command():
+    for _ in range(100_000):
+        click.echo("a line of some length")
+command()
+"""
+
+
+def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path: Path) -> None:
+    script = tmp_path / "much.py"
+    script.write_text(PRINTS_MUCH, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    stderr = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=60) == 1
+    assert stderr == b""
