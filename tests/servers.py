@@ -350,7 +350,7 @@ def _free_port() -> int:
 def mlflow_version(python: str = sys.executable) -> str:
     """Version of the MLflow that ``python`` would serve, without importing it."""
     code = "from importlib.metadata import version; print(version('mlflow'))"
-    return subprocess.check_output([python, "-c", code], text=True).strip()
+    return subprocess.check_output([python, "-I", "-c", code], text=True).strip()
 
 
 @lru_cache
