@@ -196,6 +196,8 @@ class BarProgress:
                 self._bars.stop()
 
     def _clear(self) -> None:
+        if self._running:
+            self._bars.refresh()  # the last counts, which the ten redraws a second may have missed
         for task in (self._objects, self._bytes):
             if task is not None:
                 self._bars.remove_task(task)
