@@ -1,0 +1,50 @@
+"""Bytes of a file by offset, from many threads at once."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from typing import BinaryIO
+
+from mlflow_bundle.errors import TruncatedError
+
+
+class ByteSource:
+    """Positional reads from a seekable stream.
+
+    A plain local file is read with ``pread``; anything else (memory, an object store) under a
+    lock, one seek and one read each.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+        self._lock = threading.Lock()
+        raw = stream.raw if isinstance(stream, io.BufferedReader) else stream
+        self._file = raw.fileno() if isinstance(raw, io.FileIO) and hasattr(os, "pread") else None
+        with self._lock:
+            self.size = stream.seek(0, os.SEEK_END)
+
+    def read_at(self, offset: int, length: int) -> bytes:
+        """Return exactly ``length`` bytes from ``offset``.
+
+        Raises:
+            TruncatedError: The file does not have them.
+        """
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise TruncatedError(f"{length} bytes are missing", offset=offset)
+        if self._file is not None:
+            data = os.pread(self._file, length, offset)
+            if len(data) == length:
+                return data
+        with self._lock:
+            self.stream.seek(offset)
+            pieces = []
+            missing = length
+            while missing:
+                piece = self.stream.read(missing)
+                if not piece:
+                    raise TruncatedError(f"{missing} bytes are missing", offset=offset)
+                pieces.append(piece)
+                missing -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)

@@ -1,0 +1,379 @@
+"""Reads a bundle from its first byte to its last without seeking: from a pipe or a download.
+
+Group headers stand before their frames, so every frame is checked as it arrives. What only the end
+can tell (that nothing is missing, that the directory agrees) is checked at the end: until the
+iteration has ended without an exception the bundle is not known to be complete.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import BinaryIO
+from uuid import UUID
+
+from mlflow_bundle.archive import tar
+from mlflow_bundle.archive.content import iter_content, open_frame
+from mlflow_bundle.archive.frames import (
+    EOF_FRAME,
+    NODE_TAG,
+    PREAMBLE_BYTES,
+    RAW_HEADER_BYTES,
+    SIGNATURE_TAG,
+    TRAILER_BYTES,
+    Preamble,
+    Trailer,
+    parse_preamble,
+    parse_seek_table,
+    parse_trailer,
+    raw_frame_length,
+)
+from mlflow_bundle.archive.header import MAX_HEADER_FRAME_BYTES, decode_header_frame
+from mlflow_bundle.archive.index import (
+    Entry,
+    Group,
+    Node,
+    Root,
+    decode_group,
+    decode_node,
+    decode_root,
+)
+from mlflow_bundle.archive.limits import DEFAULT_LIMITS, MIB, TAIL_BYTES, Limits
+from mlflow_bundle.archive.member import Member
+from mlflow_bundle.errors import (
+    CorruptFrameError,
+    FormatError,
+    LimitError,
+    TruncatedError,
+    UnsupportedVersionError,
+)
+
+
+class VoidMemberError(FormatError):
+    """The member just read was given up by its writer: what was read of it must be thrown away.
+
+    Only a stream reader can find out so late. The iteration over members goes on.
+    """
+
+
+class DirectoryFollower:
+    """Compares nodes and root, as they come, with the groups that came before; in fixed memory.
+
+    A running digest per level takes the place of a list of entries.
+    """
+
+    def __init__(self) -> None:
+        self.members = 0
+        self.groups = 0
+        self._last: tuple[bytes, int] = (b"", -1)
+        self._written = [hashlib.sha256()]
+        self._counts = [0]
+        self._stated = hashlib.sha256()
+        self._stated_count = 0
+        self._level = 1
+
+    def add_group(self, entry: Entry) -> None:
+        if entry.order <= self._last:
+            raise CorruptFrameError("group is out of order", offset=entry.offset)
+        self._last = entry.order
+        self.members += entry.members
+        self.groups += 1
+        self._add(0, entry)
+
+    def add_node(self, node: Node, entry: Entry) -> None:
+        """Take a node; ``entry`` is what its parent must say of it."""
+        self._compare(node)
+        if node.level == len(self._written):
+            self._written.append(hashlib.sha256())
+            self._counts.append(0)
+        self._add(node.level, entry)
+
+    def end(self, root: Root) -> None:
+        self._compare(root)
+        self._finish_level(root.preamble.offset)
+        if root.level != len(self._written):
+            raise CorruptFrameError("root has the wrong level", offset=root.preamble.offset)
+        if (root.members, root.groups) != (self.members, self.groups):
+            raise CorruptFrameError("root has wrong counts", offset=root.preamble.offset)
+
+    def _compare(self, node: Node) -> None:
+        at = node.preamble.offset
+        if node.level == self._level + 1:
+            self._finish_level(at)
+            self._level += 1
+            self._stated, self._stated_count = hashlib.sha256(), 0
+        if node.level != self._level or node.level > len(self._written):
+            raise CorruptFrameError("node of an unexpected level", offset=at)
+        for entry in node.entries:
+            self._stated.update(repr(tuple(entry)).encode())
+        self._stated_count += len(node.entries)
+
+    def _finish_level(self, at: int) -> None:
+        below = self._level - 1
+        if (
+            self._stated_count != self._counts[below]
+            or self._stated.digest() != self._written[below].digest()
+        ):
+            raise CorruptFrameError("directory differs from the groups", offset=at)
+
+    def _add(self, level: int, entry: Entry) -> None:
+        self._written[level].update(repr(tuple(entry)).encode())
+        self._counts[level] += 1
+
+
+def group_entry(group: Group, page: bytes) -> Entry:
+    """Return what the directory must say of a group."""
+    key, part = group.first_key
+    return Entry(
+        key,
+        part,
+        group.preamble.offset,
+        len(page),
+        group.preamble.data_length,
+        group.members,
+        hashlib.sha256(page).digest(),
+    )
+
+
+def node_entry(node: Node, page: bytes) -> Entry:
+    """Return what its parent must say of a node."""
+    key, part = node.orders[0]
+    members = sum(entry.members for entry in node.entries)
+    return Entry(
+        key, part, node.preamble.offset, len(page), 0, members, hashlib.sha256(page).digest()
+    )
+
+
+class StreamReader:
+    """Iterates over the members of a bundle in a stream that cannot seek.
+
+    The iteration yields ``(member, pieces)``. The pieces are the content; those that the caller
+    leaves are read and checked all the same when the iteration goes on. Two things differ from
+    :class:`ArchiveReader`:
+
+    - A member that spans groups (over 8 MiB) has an empty ``digest``, for it comes last. The last
+      piece is yielded after it was compared. If the writer gave the member up, the pieces end
+      with :class:`VoidMemberError`; the iteration can go on.
+    - A hard link has no pieces. Its target came earlier; whether it did is not checked.
+
+    Attributes:
+        header: Content of ``.mlbundle/bundle.json``.
+        members: Members so far; the final number after the iteration.
+    """
+
+    def __init__(self, stream: BinaryIO, *, limits: Limits = DEFAULT_LIMITS) -> None:
+        """Read the first frame.
+
+        Raises:
+            NotABundleError: The stream is something else.
+            FormatError: The first frame is damaged or asks for what this version cannot do.
+        """
+        self._stream = stream
+        self._limits = limits
+        self._offset = 0
+        start = self._read_up_to(RAW_HEADER_BYTES)
+        _, length = raw_frame_length(start)
+        if length > MAX_HEADER_FRAME_BYTES:
+            raise LimitError(f"first frame of {length} bytes", offset=0)
+        self._header_frame = start + self._read(length - len(start))
+        self.header, self._tar_length = decode_header_frame(self._header_frame, None)
+        self._uuid: UUID | None = None
+        self._directory = DirectoryFollower()
+        self._sequence = 0
+
+    @property
+    def members(self) -> int:
+        return self._directory.members
+
+    def __iter__(self) -> Iterator[tuple[Member, Iterator[memoryview]]]:
+        while True:
+            group = self._next_group()
+            if group is None:
+                break
+            if group.span is None:
+                load = self._frame_loader(group)
+                for number in range(len(group.paths)):
+                    pieces = iter_content(group, number, load)
+                    yield group.member(number), pieces
+                    _drain(pieces)
+            else:
+                pieces = self._iter_spanning(group)
+                yield replace(group.member(0), digest=b""), pieces
+                _drain(pieces)
+        self._read_directory()
+
+    def _iter_spanning(self, group: Group) -> Iterator[memoryview]:
+        """Yield the content of a member that spans groups; ``group`` is the first of them."""
+        first = group
+        digest = hashlib.sha256()
+        position = 0
+        while True:
+            assert group.span is not None
+            if group.span.start != position:
+                raise missing_part(group)
+            held: memoryview | None = None
+            for piece in iter_content(group, 0, self._frame_loader(group)):
+                if held is not None:
+                    yield held
+                digest.update(piece)
+                held = piece
+            assert held is not None
+            position += group.span.length
+            if group.last_part:
+                break
+            yield held
+            following = self._next_group()
+            if following is None or not same_member(first, following):
+                raise missing_part(first)
+            group = following
+        if digest.digest() != group.whole_digest:
+            raise CorruptFrameError("content digest is wrong", path=first.paths[0])
+        if group.void:
+            raise VoidMemberError("the member was given up by its writer", path=first.paths[0])
+        yield held
+
+    def _next_group(self) -> Group | None:
+        """Read the next group header; None at the end of the groups."""
+        at = self._offset
+        start = self._read(8)
+        if start == EOF_FRAME[:8]:
+            if self._read(len(EOF_FRAME) - 8) != EOF_FRAME[8:]:
+                raise CorruptFrameError("end of archive is malformed", offset=at)
+            self._tar_length += len(tar.END_OF_ARCHIVE)
+            self._sequence = 0
+            return None
+        page = self._read_page(start, at)
+        group = decode_group(page, at=at, limits=self._limits)
+        self._check_identity(group.preamble)
+        if group.tar_offset != self._tar_length:
+            raise CorruptFrameError("group has the wrong tar offset", offset=at)
+        self._tar_length += group.tar_length
+        self._directory.add_group(group_entry(group, page))
+        limits = self._limits
+        if limits.members is not None and self.members > limits.members:
+            raise LimitError(f"bundle of over {limits.members} members", offset=at)
+        if limits.tar_bytes is not None and self._tar_length > limits.tar_bytes:
+            raise LimitError(f"bundle of over {limits.tar_bytes} bytes", offset=at)
+        return group
+
+    def _frame_loader(self, group: Group) -> Callable[[int], bytes]:
+        """Return a function from frame number to frame that reads on as the numbers grow."""
+        following = 0
+        content = b""
+
+        def load(number: int) -> bytes:
+            nonlocal following, content
+            while following <= number:
+                at = self._offset
+                frame = self._read(group.lengths[following])
+                content = open_frame(group, following, frame, at)
+                following += 1
+            return content
+
+        return load
+
+    def _check_identity(self, preamble: Preamble) -> None:
+        if self._uuid is None:
+            self._uuid = preamble.uuid
+            decode_header_frame(self._header_frame, preamble.uuid)
+        if preamble.uuid != self._uuid:
+            raise CorruptFrameError("page of another bundle", offset=preamble.offset)
+        if preamble.sequence != self._sequence:
+            raise CorruptFrameError("page is out of sequence", offset=preamble.offset)
+        self._sequence += 1
+
+    def _read_directory(self) -> None:
+        directory_offset = self._offset
+        while True:
+            at = self._offset
+            start = self._read(12)
+            page = self._read_page(start, at)
+            if start[8:12] != NODE_TAG:
+                break
+            node = decode_node(page, at=at, limits=self._limits)
+            self._check_identity(node.preamble)
+            self._directory.add_node(node, node_entry(node, page))
+        root = decode_root(page, at=at, limits=self._limits)
+        self._check_identity(root.preamble)
+        self._directory.end(root)
+        header_digest = hashlib.sha256(self._header_frame).digest()
+        if (root.header_length, root.header_digest) != (len(self._header_frame), header_digest):
+            raise CorruptFrameError("root has another first frame", offset=at)
+        if root.tar_bytes != self._tar_length:
+            raise CorruptFrameError("root has another tar length", offset=at)
+        self._read_trailer(root, page, directory_offset)
+
+    def _read_trailer(self, root: Root, page: bytes, directory_offset: int) -> None:
+        at = self._offset
+        data = self._read(12)
+        refuse_signature(data, at)
+        trailer = parse_trailer(data + self._read(TRAILER_BYTES - 12), at=at, limits=self._limits)
+        expected = Trailer(
+            uuid=root.preamble.uuid,
+            length=self._offset,
+            root_offset=root.preamble.offset,
+            root_length=len(page),
+            directory_offset=directory_offset,
+            directory_length=root.preamble.offset - directory_offset,
+            root_digest=hashlib.sha256(page).digest(),
+            members=self.members,
+        )
+        if trailer != expected:
+            raise CorruptFrameError("trailer differs from the bundle", offset=at)
+        at = self._offset
+        rest = self._read_up_to(TAIL_BYTES)
+        if rest:
+            parse_seek_table(rest, at=at)
+
+    def _read_page(self, start: bytes, at: int) -> bytes:
+        start += self._read(PREAMBLE_BYTES - len(start))
+        preamble = parse_preamble(start, at=at, limits=self._limits)
+        return start + self._read(preamble.length - PREAMBLE_BYTES)
+
+    def _read(self, length: int) -> bytes:
+        data = self._read_up_to(length)
+        if len(data) < length:
+            raise TruncatedError("the bundle is incomplete", offset=self._offset)
+        return data
+
+    def _read_up_to(self, length: int) -> bytes:
+        pieces = []
+        missing = length
+        while missing:
+            piece = self._stream.read(min(missing, MIB))
+            if not piece:
+                break
+            pieces.append(piece)
+            missing -= len(piece)
+        self._offset += length - missing
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def _drain(pieces: Iterator[memoryview]) -> None:
+    with suppress(VoidMemberError):
+        for _ in pieces:
+            pass
+
+
+def same_member(first: Group, other: Group) -> bool:
+    """Say whether ``other`` holds a part of the spanning member that ``first`` begins."""
+    return other.span is not None and (
+        (first.paths, first.sizes, first.mtimes, first.modes)
+        == (other.paths, other.sizes, other.mtimes, other.modes)
+    )
+
+
+def missing_part(group: Group) -> CorruptFrameError:
+    return CorruptFrameError(
+        "a part of the member is missing", path=group.paths[0], offset=group.preamble.offset
+    )
+
+
+def refuse_signature(start: bytes, at: int) -> None:
+    """Refuse a bundle that has a signature where the trailer is expected."""
+    if start[8:12] == SIGNATURE_TAG:
+        raise UnsupportedVersionError(
+            "the bundle is signed, and this version cannot check signatures", offset=at
+        )
