@@ -22,6 +22,7 @@ the bytes up:
 
 from __future__ import annotations
 
+from mlflow_bundle.archive.content import VoidMemberError
 from mlflow_bundle.archive.limits import DEFAULT_LIMITS, Limits
 from mlflow_bundle.archive.member import Member
 from mlflow_bundle.archive.paths import (
@@ -35,16 +36,20 @@ from mlflow_bundle.archive.paths import (
     validate_path,
 )
 from mlflow_bundle.archive.reader import ArchiveReader, VerifyResult
-from mlflow_bundle.archive.stream import StreamReader, VoidMemberError
-from mlflow_bundle.archive.writer import ArchiveWriter, ShortReadError
+from mlflow_bundle.archive.recovery import RecoverResult, Scan, recover, scan_groups
+from mlflow_bundle.archive.stream import StreamReader
+from mlflow_bundle.archive.writer import ArchiveWriter, FinishedBundleError, ShortReadError
 
 __all__ = [
     "DEFAULT_LIMITS",
     "HEADER_PATH",
     "ArchiveReader",
     "ArchiveWriter",
+    "FinishedBundleError",
     "Limits",
     "Member",
+    "RecoverResult",
+    "Scan",
     "ShortReadError",
     "StreamReader",
     "VerifyResult",
@@ -53,6 +58,8 @@ __all__ = [
     "escape_path",
     "hashed_component",
     "order_key",
+    "recover",
+    "scan_groups",
     "unescape_component",
     "unescape_path",
     "validate_path",

@@ -332,12 +332,11 @@ def parse_preamble(data: bytes, *, at: int, limits: Limits) -> Preamble:
     )
 
 
-def parse_page(page: bytes, *, at: int, limits: Limits) -> tuple[Preamble, bytes, bytes]:
-    """Return the preamble, the body (decompressed) and the digests of a whole page.
+def check_page(page: bytes, *, at: int, limits: Limits) -> Preamble:
+    """Check the length and the checksum of a whole page without decompressing its body.
 
     Raises:
-        FormatError: As :func:`parse_preamble`, and CorruptFrameError when the length or the
-            checksum is wrong or the body does not decompress.
+        FormatError: As :func:`parse_preamble`, and CorruptFrameError for these two.
     """
     preamble = parse_preamble(page, at=at, limits=limits)
     if preamble.length != len(page):
@@ -345,6 +344,17 @@ def parse_page(page: bytes, *, at: int, limits: Limits) -> tuple[Preamble, bytes
     view = memoryview(page)
     if zlib.crc32(view[PREAMBLE_BYTES:], zlib.crc32(view[8:60])) != preamble.checksum:
         raise CorruptFrameError("page checksum is wrong", offset=at)
+    return preamble
+
+
+def parse_page(page: bytes, *, at: int, limits: Limits) -> tuple[Preamble, bytes, bytes]:
+    """Return the preamble, the body (decompressed) and the digests of a whole page.
+
+    Raises:
+        FormatError: As :func:`check_page`, and CorruptFrameError when the body does not
+            decompress.
+    """
+    preamble = check_page(page, at=at, limits=limits)
     end = PREAMBLE_BYTES + preamble.body_length
     frame = page[PREAMBLE_BYTES:end]
     try:

@@ -649,6 +649,29 @@ def _decode_entries(body: _Fields, level: int, preamble: Preamble, limits: Limit
     return entries
 
 
+def group_entry(group: Group, page: bytes) -> Entry:
+    """Return what the directory must say of a group."""
+    key, part = group.first_key
+    return Entry(
+        key,
+        part,
+        group.preamble.offset,
+        len(page),
+        group.preamble.data_length,
+        group.members,
+        hashlib.sha256(page).digest(),
+    )
+
+
+def node_entry(node: Node, page: bytes) -> Entry:
+    """Return what its parent must say of a node."""
+    key, part = node.orders[0]
+    members = sum(entry.members for entry in node.entries)
+    return Entry(
+        key, part, node.preamble.offset, len(page), 0, members, hashlib.sha256(page).digest()
+    )
+
+
 class DirectoryBuilder:
     """Collects one entry per group and renders the nodes and the root.
 

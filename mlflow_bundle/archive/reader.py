@@ -11,7 +11,6 @@ reads everything.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import threading
 from bisect import bisect_left
@@ -23,7 +22,15 @@ from typing import BinaryIO, Generic, TypeVar, cast
 from uuid import UUID
 
 from mlflow_bundle.archive import tar
-from mlflow_bundle.archive.content import iter_content, open_frame
+from mlflow_bundle.archive.content import (
+    LoadFrame,
+    frame_reader,
+    iter_content,
+    iter_spanning,
+    missing_part,
+    open_pieces,
+    same_member,
+)
 from mlflow_bundle.archive.frames import (
     RAW_HEADER_BYTES,
     TRAILER_BYTES,
@@ -50,7 +57,7 @@ from mlflow_bundle.archive.limits import DEFAULT_LIMITS, MIB, TAIL_BYTES, Limits
 from mlflow_bundle.archive.member import Member
 from mlflow_bundle.archive.paths import directory_key, order_key
 from mlflow_bundle.archive.source import ByteSource
-from mlflow_bundle.archive.stream import missing_part, refuse_signature, same_member
+from mlflow_bundle.archive.stream import refuse_signature
 from mlflow_bundle.errors import (
     CorruptFrameError,
     FormatError,
@@ -358,17 +365,17 @@ class ArchiveReader:
                 return entry
             node = self._node(entry, node)
 
-    def _iter_entries(self, key: bytes = b"", part: int = 0) -> Iterator[Entry]:
-        """Yield the entries of groups in order, from the one that may hold ``(key, part)`` on."""
-        yield from self._iter_below(self._root, key, part)
+    def _iter_entries(self, key: bytes) -> Iterator[Entry]:
+        """Yield the entries of groups in order, from the one that may hold ``key`` on."""
+        yield from self._iter_below(self._root, key)
 
-    def _iter_below(self, node: Node, key: bytes, part: int) -> Iterator[Entry]:
-        first = max(node.position(key, part), 0)
+    def _iter_below(self, node: Node, key: bytes) -> Iterator[Entry]:
+        first = max(node.position(key), 0)
         for entry in node.entries[first:]:
             if node.level == 1:
                 yield entry
             else:
-                yield from self._iter_below(self._node(entry, node), key, part)
+                yield from self._iter_below(self._node(entry, node), key)
 
     # --- pages and frames --------------------------------------------------------------------
 
@@ -406,20 +413,14 @@ class ArchiveReader:
 
         return cast(Group, self._pages.get(entry.offset, entry.header_length, load))
 
-    def _loader(self, group: Group, *, cache: bool = True) -> Callable[[int], bytes]:
-        """Return a function from frame number to the decompressed frame."""
+    def _cached_frames(self, group: Group) -> LoadFrame:
+        read = frame_reader(self._source, group)
         offsets = group.frame_offsets()
 
         def load(number: int) -> bytes:
-            offset = offsets[number]
-
-            def read() -> bytes:
-                frame = self._source.read_at(offset, group.lengths[number])
-                return open_frame(group, number, frame, offset)
-
-            if not cache:
-                return read()
-            return self._frames.get(offset, group.frame_sizes[number], read)
+            return self._frames.get(
+                offsets[number], group.frame_sizes[number], lambda: read(number)
+            )
 
         return load
 
@@ -459,7 +460,7 @@ class ArchiveReader:
             FormatError: Its index entry is damaged.
         """
         resolved = self._resolve(member)
-        return cast(BinaryIO, io.BufferedReader(_MemberStream(self._iter_pieces(resolved)), MIB))
+        return open_pieces(self._iter_pieces(resolved))
 
     def _resolve(self, member: Member | str) -> Member:
         """Return the regular file that has the content."""
@@ -494,33 +495,14 @@ class ArchiveReader:
             raise KeyError(member.path)
         group, number = found
         if group.span is None:
-            yield from iter_content(group, number, self._loader(group))
-            return
-        digest = hashlib.sha256()
-        for part in self._iter_parts(group):
-            held: memoryview | None = None
-            for piece in iter_content(part, 0, self._loader(part, cache=False)):
-                if held is not None:
-                    yield held
-                digest.update(piece)
-                held = piece
-            if part.last_part and digest.digest() != member.digest:
-                raise CorruptFrameError("content digest is wrong", path=member.path)
-            if held is not None:
-                yield held
+            yield from iter_content(group, number, self._cached_frames(group))
+        else:
+            yield from iter_spanning(self._iter_parts(group.keys[0]))
 
-    def _iter_parts(self, first: Group) -> Iterator[Group]:
-        """Yield the groups of a spanning member."""
-        position = 0
-        for entry in self._iter_entries(first.keys[0], 0):
+    def _iter_parts(self, key: bytes) -> Iterator[tuple[Group, LoadFrame]]:
+        for entry in self._iter_entries(key):
             part = self._group(entry)
-            if not same_member(first, part) or part.span is None or part.span.start != position:
-                break
-            yield part
-            position += part.span.length
-            if part.last_part:
-                return
-        raise missing_part(first)
+            yield part, frame_reader(self._source, part)
 
     # --- verification ------------------------------------------------------------------------
 
@@ -541,26 +523,6 @@ class ArchiveReader:
         from mlflow_bundle.archive.verify import Verification  # it imports this module
 
         return Verification(self, on_member).run()
-
-
-class _MemberStream(io.RawIOBase):
-    def __init__(self, pieces: Iterator[memoryview]) -> None:
-        self._pieces = pieces
-        self._piece = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview | bytearray, /) -> int:  # type: ignore[override]
-        while not self._piece:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            self._piece = piece
-        count = min(len(buffer), len(self._piece))
-        buffer[:count] = self._piece[:count]
-        self._piece = self._piece[count:]
-        return count
 
 
 class _Cache(Generic[_T]):

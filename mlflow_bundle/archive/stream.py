@@ -8,14 +8,20 @@ iteration has ended without an exception the bundle is not known to be complete.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import BinaryIO
 from uuid import UUID
 
 from mlflow_bundle.archive import tar
-from mlflow_bundle.archive.content import iter_content, open_frame
+from mlflow_bundle.archive.content import (
+    LoadFrame,
+    VoidMemberError,
+    iter_content,
+    iter_spanning,
+    open_frame,
+)
 from mlflow_bundle.archive.frames import (
     EOF_FRAME,
     NODE_TAG,
@@ -39,23 +45,17 @@ from mlflow_bundle.archive.index import (
     decode_group,
     decode_node,
     decode_root,
+    group_entry,
+    node_entry,
 )
 from mlflow_bundle.archive.limits import DEFAULT_LIMITS, MIB, TAIL_BYTES, Limits
 from mlflow_bundle.archive.member import Member
 from mlflow_bundle.errors import (
     CorruptFrameError,
-    FormatError,
     LimitError,
     TruncatedError,
     UnsupportedVersionError,
 )
-
-
-class VoidMemberError(FormatError):
-    """The member just read was given up by its writer: what was read of it must be thrown away.
-
-    Only a stream reader can find out so late. The iteration over members goes on.
-    """
 
 
 class DirectoryFollower:
@@ -123,29 +123,6 @@ class DirectoryFollower:
         self._counts[level] += 1
 
 
-def group_entry(group: Group, page: bytes) -> Entry:
-    """Return what the directory must say of a group."""
-    key, part = group.first_key
-    return Entry(
-        key,
-        part,
-        group.preamble.offset,
-        len(page),
-        group.preamble.data_length,
-        group.members,
-        hashlib.sha256(page).digest(),
-    )
-
-
-def node_entry(node: Node, page: bytes) -> Entry:
-    """Return what its parent must say of a node."""
-    key, part = node.orders[0]
-    members = sum(entry.members for entry in node.entries)
-    return Entry(
-        key, part, node.preamble.offset, len(page), 0, members, hashlib.sha256(page).digest()
-    )
-
-
 class StreamReader:
     """Iterates over the members of a bundle in a stream that cannot seek.
 
@@ -199,40 +176,17 @@ class StreamReader:
                     yield group.member(number), pieces
                     _drain(pieces)
             else:
-                pieces = self._iter_spanning(group)
+                pieces = iter_spanning(self._iter_parts(group))
                 yield replace(group.member(0), digest=b""), pieces
                 _drain(pieces)
         self._read_directory()
 
-    def _iter_spanning(self, group: Group) -> Iterator[memoryview]:
-        """Yield the content of a member that spans groups; ``group`` is the first of them."""
-        first = group
-        digest = hashlib.sha256()
-        position = 0
-        while True:
-            assert group.span is not None
-            if group.span.start != position:
-                raise missing_part(group)
-            held: memoryview | None = None
-            for piece in iter_content(group, 0, self._frame_loader(group)):
-                if held is not None:
-                    yield held
-                digest.update(piece)
-                held = piece
-            assert held is not None
-            position += group.span.length
-            if group.last_part:
-                break
-            yield held
+    def _iter_parts(self, group: Group) -> Iterator[tuple[Group, LoadFrame]]:
+        """Yield ``group``, which begins a member that spans groups, and those that follow."""
+        following: Group | None = group
+        while following is not None:
+            yield following, self._frame_loader(following)
             following = self._next_group()
-            if following is None or not same_member(first, following):
-                raise missing_part(first)
-            group = following
-        if digest.digest() != group.whole_digest:
-            raise CorruptFrameError("content digest is wrong", path=first.paths[0])
-        if group.void:
-            raise VoidMemberError("the member was given up by its writer", path=first.paths[0])
-        yield held
 
     def _next_group(self) -> Group | None:
         """Read the next group header; None at the end of the groups."""
@@ -258,7 +212,7 @@ class StreamReader:
             raise LimitError(f"bundle of over {limits.tar_bytes} bytes", offset=at)
         return group
 
-    def _frame_loader(self, group: Group) -> Callable[[int], bytes]:
+    def _frame_loader(self, group: Group) -> LoadFrame:
         """Return a function from frame number to frame that reads on as the numbers grow."""
         following = 0
         content = b""
@@ -355,20 +309,6 @@ def _drain(pieces: Iterator[memoryview]) -> None:
     with suppress(VoidMemberError):
         for _ in pieces:
             pass
-
-
-def same_member(first: Group, other: Group) -> bool:
-    """Say whether ``other`` holds a part of the spanning member that ``first`` begins."""
-    return other.span is not None and (
-        (first.paths, first.sizes, first.mtimes, first.modes)
-        == (other.paths, other.sizes, other.mtimes, other.modes)
-    )
-
-
-def missing_part(group: Group) -> CorruptFrameError:
-    return CorruptFrameError(
-        "a part of the member is missing", path=group.paths[0], offset=group.preamble.offset
-    )
 
 
 def refuse_signature(start: bytes, at: int) -> None:

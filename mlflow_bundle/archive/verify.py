@@ -12,7 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from mlflow_bundle.archive import tar
-from mlflow_bundle.archive.content import iter_content
+from mlflow_bundle.archive.content import (
+    LastFrame,
+    frame_reader,
+    iter_content,
+    missing_part,
+    same_member,
+)
 from mlflow_bundle.archive.frames import (
     EOF_FRAME,
     MAX_SEEK_ENTRIES,
@@ -24,7 +30,6 @@ from mlflow_bundle.archive.index import Entry, Group, Node
 from mlflow_bundle.archive.member import Member
 from mlflow_bundle.archive.paths import directory_key
 from mlflow_bundle.archive.reader import ArchiveReader, VerifyResult
-from mlflow_bundle.archive.stream import missing_part, same_member
 from mlflow_bundle.errors import CorruptFrameError, FormatError
 
 
@@ -120,7 +125,7 @@ class Verification:
         self._add_frame(entry.header_length, 0)
         for length, size in zip(group.lengths, group.frame_sizes, strict=True):
             self._add_frame(length, size)
-        frames = _Frames(self._reader._loader(group, cache=False))
+        frames = LastFrame(frame_reader(self._reader._source, group))
         if group.span is None:
             if self._spanning is not None:
                 self._report(missing_part(self._spanning.first))
@@ -129,12 +134,12 @@ class Verification:
         else:
             self._check_part(group, frames)
 
-    def _check_members(self, group: Group, frames: _Frames) -> None:
+    def _check_members(self, group: Group, frames: LastFrame) -> None:
         for number in range(len(group.paths)):
             member = group.member(number)
             try:
                 self._check_tar_header(group, number, frames)
-                for _ in iter_content(group, number, frames.load):
+                for _ in iter_content(group, number, frames):
                     pass
                 self._check_names(group, number, member)
             except FormatError as exc:
@@ -143,7 +148,7 @@ class Verification:
             else:
                 self._accept(member)
 
-    def _check_part(self, group: Group, frames: _Frames) -> None:
+    def _check_part(self, group: Group, frames: LastFrame) -> None:
         assert group.span is not None
         if group.span.start == 0:
             if self._spanning is not None:
@@ -161,7 +166,7 @@ class Verification:
         try:
             if group.span.start == 0:
                 self._check_tar_header(group, 0, frames)
-            for piece in iter_content(group, 0, frames.load):
+            for piece in iter_content(group, 0, frames):
                 spanning.digest.update(piece)
         except FormatError as exc:
             self._report(exc)
@@ -184,9 +189,9 @@ class Verification:
             if not group.void:
                 self._accept(member)
 
-    def _check_tar_header(self, group: Group, number: int, frames: _Frames) -> None:
+    def _check_tar_header(self, group: Group, number: int, frames: LastFrame) -> None:
         """Parse the header without the index; where it begins was proved by decoding."""
-        frame = frames.load(group.frames[number])
+        frame = frames(group.frames[number])
         path, size, mtime_ns, mode, link, length = tar.parse_header(frame, group.offsets[number])
         expected = (
             group.paths[number],
@@ -264,24 +269,3 @@ class Verification:
     def _add_frame(self, length: int, size: int) -> None:
         if len(self._seek_entries) <= MAX_SEEK_ENTRIES:
             self._seek_entries.append((length, size))
-
-
-class _Frames:
-    """The frames of a group, of which the last is kept, be it the content or what is wrong."""
-
-    def __init__(self, load: Callable[[int], bytes]) -> None:
-        self._load = load
-        self._number = -1
-        self._content = b""
-        self._problem: FormatError | None = None
-
-    def load(self, number: int) -> bytes:
-        if number != self._number:
-            self._number, self._problem = number, None
-            try:
-                self._content = self._load(number)
-            except FormatError as exc:
-                self._problem = exc
-        if self._problem is not None:
-            raise self._problem
-        return self._content

@@ -40,7 +40,14 @@ from mlflow_bundle.archive.frames import (
     encode_trailer,
 )
 from mlflow_bundle.archive.header import encode_header_frame
-from mlflow_bundle.archive.index import DirectoryBuilder, Entry, Span, encode_group_body
+from mlflow_bundle.archive.index import (
+    DirectoryBuilder,
+    Entry,
+    Group,
+    Span,
+    encode_group_body,
+    group_entry,
+)
 from mlflow_bundle.archive.limits import (
     GROUP_BYTES,
     GROUP_MEMBERS,
@@ -58,6 +65,10 @@ _READ_BYTES = 1 << 20
 
 class ShortReadError(BundleError):
     """The stream of a member gave fewer or more bytes than its stated size."""
+
+
+class FinishedBundleError(BundleError):
+    """A bundle was to be resumed that is complete already."""
 
 
 class ArchiveWriter:
@@ -94,17 +105,17 @@ class ArchiveWriter:
         Raises:
             ValueError: ``header`` is no JSON object or too large.
         """
-        self._begin(stream, bundle_uuid, mtime_ns, level, jobs)
+        self._begin(Output(stream), bundle_uuid, mtime_ns, level, jobs)
         frame = encode_header_frame(header, self._mtime_ns)
         self._set_header(frame, tar.padded(len(header)) + self._header_blocks(len(header)))
         self._out.write(frame)
 
     def _begin(
-        self, stream: BinaryIO, bundle_uuid: UUID, mtime_ns: int, level: int, jobs: int
+        self, output: Output, bundle_uuid: UUID, mtime_ns: int, level: int, jobs: int
     ) -> None:
         if jobs < 1:
             raise ValueError("jobs must be at least 1")
-        self._out = Output(stream)
+        self._out = output
         self._uuid = bundle_uuid
         self._mtime_ns = _clamped(mtime_ns)
         self._level = level
@@ -136,7 +147,10 @@ class ArchiveWriter:
 
     @classmethod
     def resume(cls, stream: BinaryIO, *, level: int = 3, jobs: int = 2) -> ArchiveWriter:
-        """Continue an unfinished bundle after its last whole member (FORMAT.md 9.1).
+        """Continue an unfinished bundle after its last whole member (FORMAT.md 10.1).
+
+        Given the members that follow, the result is byte for byte what one run would have
+        written, as far as the libraries are the same.
 
         Args:
             stream: Opened ``r+b``; cut back to the last good group.
@@ -144,14 +158,39 @@ class ArchiveWriter:
             jobs: Worker threads.
 
         Raises:
-            NotABundleError: The stream does not begin with a bundle's first frame, whole.
-            FormatError: The bundle is finished, or of a later format.
+            FinishedBundleError: The bundle is complete; there is nothing to resume.
+            NotABundleError: The stream does not begin with a bundle's first frame.
+            FormatError: The first frame is damaged or of a later format.
         """
-        from mlflow_bundle.archive.recovery import restore_writer  # it imports this module
+        from mlflow_bundle.archive.recovery import scan_resumable  # it imports this module
 
+        scan = scan_resumable(stream)
         writer = cls.__new__(cls)
-        restore_writer(writer, stream, level=level, jobs=jobs)
+        stream.seek(scan.end)
+        stream.truncate()
+        writer._begin(Output(stream, offset=scan.end), scan.uuid, scan.mtime_ns, level, jobs)
+        writer._set_header(scan.header_frame, scan.header_tar_bytes)
+        for group, page in scan.iter_groups():
+            writer._adopt(group, page)
+        stream.seek(scan.end)  # reading the groups moved it
         return writer
+
+    def _adopt(self, group: Group, page: bytes) -> None:
+        """Take over a group that an earlier run has written."""
+        entry = group_entry(group, page)
+        self._directory.add(entry)
+        self._sequence += 1
+        self._members += entry.members
+        self._tar_length += group.tar_length
+        self._group = _Group(self._tar_length)
+        self._last_path, self._last_key = group.paths[-1], group.keys[-1]
+        self._add_seek_entry(len(page), 0)
+        for length, size in zip(group.lengths, group.frame_sizes, strict=True):
+            self._add_seek_entry(length, size)
+        window = self._window
+        for number, size in enumerate(group.sizes):
+            if window.takes(size) and number not in group.links:
+                window.add(group.digests[number], group.paths[number], group.mtimes[number])
 
     @property
     def uuid(self) -> UUID:
@@ -244,9 +283,7 @@ class ArchiveWriter:
         if content_id is not None:
             earlier = self._content_ids.find(content_id, size)
             if earlier is not None:
-                target = earlier.link or earlier.path
-                mtime, digest = earlier.mtime_ns, earlier.digest
-                return self._append_link(path, key, size, mtime, digest, target)
+                return self.add_link(path, earlier)
         if size < LARGE_MEMBER_BYTES:
             data = _read_exactly(stream, size, path)
             _expect_end(stream, size, path)
@@ -257,6 +294,17 @@ class ArchiveWriter:
         if content_id is not None:
             self._content_ids.add(content_id, member)
         return member
+
+    def add_link(self, path: str, target: Member) -> Member:
+        """Add a hard link to a member that this writer has added before, whatever its size.
+
+        Raises:
+            ValueError: ``path`` does not come after the one before.
+            UnsafePathError: ``path`` is not safe.
+        """
+        key = self._checked_key(path)
+        earlier = target.link or target.path
+        return self._append_link(path, key, target.size, target.mtime_ns, target.digest, earlier)
 
     def finish(self) -> bytes:
         """Write the end of the tar, the directory and, last, the trailer.
@@ -542,8 +590,11 @@ class ArchiveWriter:
         except BaseException:
             self._broken = True
             raise
+        self._add_seek_entry(len(frame), size)
+
+    def _add_seek_entry(self, length: int, size: int) -> None:
         if len(self._seek_entries) <= MAX_SEEK_ENTRIES:  # one too many tells that it is too long
-            self._seek_entries.append((len(frame), size))
+            self._seek_entries.append((length, size))
 
 
 class _Group:
