@@ -109,7 +109,7 @@ def run_command(ctx: click.Context | None = None) -> Iterator[None]:
     except BundleError as exc:
         _fail(exc, exc.message if not exc.args else str(exc), exc.hint)
     except (KeyboardInterrupt, click.Abort) as exc:
-        _fail(exc, "interrupted", "give the same command again: nothing is made twice")
+        _fail(exc, "interrupted; give the same command again, nothing is made twice", "")
     except OSError as exc:
         _fail(exc, _describe_os_error(exc, ctx), _hint_os_error(exc))
     except Exception as exc:

@@ -10,8 +10,9 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from mlflow_bundle.cli.command import bundle_command
 from mlflow_bundle.cli.exit_codes import describe, exit_code, one_line
-from mlflow_bundle.cli.options import bundle_command, output_options
+from mlflow_bundle.cli.options import output_options
 from mlflow_bundle.errors import (
     BundleError,
     NotABundleError,
@@ -82,7 +83,8 @@ def test_a_command_that_returns_nothing_is_done() -> None:
 def test_an_interruption_is_one_line_and_130() -> None:
     done = run(KeyboardInterrupt())
     assert done.exit_code == 130
-    assert done.stderr.startswith("Stopped: interrupted\n")
+    assert done.stderr.startswith("Stopped: interrupted")
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -150,7 +152,7 @@ def test_the_help_line_lists_only_the_codes_given() -> None:
 
 PRINTS_MUCH = """
 import click
-from mlflow_bundle.cli.options import bundle_command
+from mlflow_bundle.cli.command import bundle_command
 @bundle_command("much")
 def command():
     for _ in range(100_000):

@@ -8,15 +8,10 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlflow_bundle.cli import command as command_module
 from mlflow_bundle.cli import options
-from mlflow_bundle.cli.options import (
-    BoolOption,
-    BundleCommand,
-    InputPath,
-    ListOption,
-    OutputPath,
-    bundle_command,
-)
+from mlflow_bundle.cli.command import BoolOption, BundleCommand, ListOption, bundle_command
+from mlflow_bundle.cli.options import InputPath, OutputPath
 from mlflow_bundle.selection import ModelPattern, NamePattern, Token
 
 
@@ -40,7 +35,7 @@ def refuse(decorators: list[Any], *words: str) -> str:
 
     done = CliRunner().invoke(_command(body, decorators), list(words))
     assert done.exit_code == 2, done.output
-    return " ".join(done.stderr.split())
+    return " ".join(done.output.split())
 
 
 def help_of(*decorators: Any) -> str:
@@ -156,7 +151,7 @@ WORDS = st.sampled_from(["--on", "-q", "-n", "--name", "--", "-", "true", "False
 @given(st.lists(WORDS, max_size=8))
 def test_joining_booleans_keeps_every_other_word_in_its_order(words: list[str]) -> None:
     command = _command(lambda **values: None, BOOLEANS)
-    joined = options._join_booleans(command.get_params(click.Context(command)), words)
+    joined = command_module._join_booleans(command.get_params(click.Context(command)), words)
     taken_apart = [part for word in joined for part in word.split("=")]
     # A bare use gains the word true; nothing else is added, lost or moved.
     remaining = iter(taken_apart)
