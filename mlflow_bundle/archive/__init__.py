@@ -23,6 +23,7 @@ the bytes up:
 from __future__ import annotations
 
 from mlflow_bundle.archive.content import VoidMemberError
+from mlflow_bundle.archive.frames import FORMAT_NAME, FORMAT_VERSION
 from mlflow_bundle.archive.limits import DEFAULT_LIMITS, Limits
 from mlflow_bundle.archive.member import Member
 from mlflow_bundle.archive.paths import (
@@ -42,6 +43,8 @@ from mlflow_bundle.archive.writer import ArchiveWriter, FinishedBundleError, Sho
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "FORMAT_NAME",
+    "FORMAT_VERSION",
     "HEADER_PATH",
     "ArchiveReader",
     "ArchiveWriter",

@@ -31,6 +31,8 @@ SEEK_TABLE_MAGIC: Final = 0x184D2A5E
 SEEKABLE_MAGIC: Final = 0x8F92EAB1
 MAJOR: Final = 1
 MINOR: Final = 0
+FORMAT_NAME: Final = "mlbundle"
+FORMAT_VERSION: Final = f"{MAJOR}.{MINOR}"
 
 GROUP_TAG: Final = b"MLBG"
 NODE_TAG: Final = b"MLBN"

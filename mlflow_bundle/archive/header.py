@@ -8,7 +8,13 @@ from typing import Final
 from uuid import UUID
 
 from mlflow_bundle.archive import tar
-from mlflow_bundle.archive.frames import parse_raw_frame, raw_frame
+from mlflow_bundle.archive.frames import (
+    FORMAT_NAME,
+    FORMAT_VERSION,
+    MAJOR,
+    parse_raw_frame,
+    raw_frame,
+)
 from mlflow_bundle.archive.index import check_capabilities
 from mlflow_bundle.archive.limits import DEFAULT_LIMITS
 from mlflow_bundle.archive.paths import HEADER_PATH
@@ -72,14 +78,23 @@ def is_header_start(data: bytes) -> bool:
     return data.startswith(name) or data[2 * tar.BLOCK :].startswith(name)
 
 
+def stated_uuid(content: bytes) -> UUID | None:
+    """Return the uuid that the header names, if it does."""
+    try:
+        return UUID(str(_parse(content).get("uuid")))
+    except ValueError:
+        return None
+
+
 def _check_document(content: bytes, uuid: UUID | None) -> None:
     """Check what concerns the file format; everything else is the document's owner's."""
-    try:
-        document = json.loads(content.decode(), object_pairs_hook=_object)
-    except (ValueError, RecursionError) as exc:
-        raise CorruptFrameError(f"{HEADER_PATH} is not JSON: {exc}") from exc
-    if not isinstance(document, dict):
-        raise CorruptFrameError(f"{HEADER_PATH} is not a JSON object")
+    document = _parse(content)
+    name = document.get("format", FORMAT_NAME)
+    if name != FORMAT_NAME:
+        raise NotABundleError(f"{HEADER_PATH} is of the format {name!r}")
+    version = document.get("format_version", FORMAT_VERSION)
+    if not isinstance(version, str) or version.partition(".")[0] != str(MAJOR):
+        raise UnsupportedVersionError(f"format version {version!r} is not supported")
     check_capabilities(document.get("require", []))
     if document.get("prerequisites", []) != []:
         raise UnsupportedVersionError(
@@ -88,6 +103,16 @@ def _check_document(content: bytes, uuid: UUID | None) -> None:
     stated = document.get("uuid")
     if uuid is not None and stated is not None and stated != str(uuid):
         raise CorruptFrameError(f"{HEADER_PATH} belongs to the bundle {stated!r}")
+
+
+def _parse(content: bytes) -> dict[str, object]:
+    try:
+        document = json.loads(content.decode(), object_pairs_hook=_object)
+    except (ValueError, RecursionError) as exc:
+        raise CorruptFrameError(f"{HEADER_PATH} is not JSON: {exc}") from exc
+    if not isinstance(document, dict):
+        raise CorruptFrameError(f"{HEADER_PATH} is not a JSON object")
+    return document
 
 
 def _object(pairs: Iterable[tuple[str, object]]) -> dict[str, object]:

@@ -40,7 +40,11 @@ from mlflow_bundle.archive.frames import (
     parse_raw_frame,
     raw_frame_length,
 )
-from mlflow_bundle.archive.header import MAX_HEADER_FRAME_BYTES, decode_header_frame
+from mlflow_bundle.archive.header import (
+    MAX_HEADER_FRAME_BYTES,
+    decode_header_frame,
+    stated_uuid,
+)
 from mlflow_bundle.archive.index import Group, decode_group
 from mlflow_bundle.archive.limits import DEDUP_WINDOW, DEFAULT_LIMITS, MIB, SYNC_BYTES, Limits
 from mlflow_bundle.archive.member import Member
@@ -91,10 +95,11 @@ class Scan:
 
     @property
     def uuid(self) -> UUID:
-        """Raises TruncatedError when there is no group that tells it."""
-        if self._uuid is None:
+        """The bundle's uuid. Raises TruncatedError when neither group nor header tells it."""
+        uuid = self._uuid or stated_uuid(self.header)
+        if uuid is None:
             raise TruncatedError("there is no whole group", offset=self.end)
-        return self._uuid
+        return uuid
 
     @property
     def last_path(self) -> str | None:
