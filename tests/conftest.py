@@ -27,7 +27,8 @@ from tests.servers import MlflowServer, launch_server
 if TYPE_CHECKING:
     from tests.world import World
 
-# Before MLflow is imported anywhere (not by this module: codecs need none): telemetry is decided at import, and no server of the
+# Before MLflow is imported anywhere (not by this module: codecs need none). Telemetry is decided
+# at import, and no server of the
 # person who runs the tests may be reached by accident.
 for _name in [name for name in os.environ if name.startswith(("MLFLOW_", "_MLFLOW"))]:
     del os.environ[_name]

@@ -27,6 +27,9 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
+import requests
+import urllib3
+
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
 
@@ -247,6 +250,40 @@ def wait_until_ready(server: MlflowServer, timeout_s: float = START_TIMEOUT_S) -
     server.stop()
     tail = "\n".join(server.log.read_text(errors="replace").splitlines()[-30:])
     raise ServerStartError(f"mlflow server did not answer at {server.uri}; its log ends:\n{tail}")
+
+
+def fast_session(connections: int = 32) -> requests.Session:
+    """A session that does not wait 40 ms for every answer of a server with several workers.
+
+    uvicorn with ``--workers`` above one leaves Nagle's algorithm on (asyncio turns it off only for
+    sockets whose protocol is given as TCP; those inherited by workers have 0) and writes an answer
+    in two pieces: the second waits until the client acknowledges the first, which Linux delays by
+    40 ms on a connection in use. Asking for an immediate acknowledgement after each request ends
+    that: 4 ms instead of 48 for a small GET (MLflow 3.17.2, uvicorn 0.54, no uvloop).
+    """
+    session = requests.Session()
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, _QuickAdapter(pool_maxsize=connections))
+    return session
+
+
+class _QuickConnection(urllib3.connection.HTTPConnection):
+    def getresponse(self) -> urllib3.HTTPResponse:
+        if self.sock is not None and hasattr(socket, "TCP_QUICKACK"):  # Linux
+            # Not a lasting option: the kernel leaves this mode by itself.
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+        return super().getresponse()
+
+
+class _QuickPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _QuickConnection
+
+
+class _QuickAdapter(requests.adapters.HTTPAdapter):
+    def init_poolmanager(self, *arguments: object, **options: object) -> None:
+        super().init_poolmanager(*arguments, **options)  # type: ignore[arg-type]
+        pools = {"http": _QuickPool, "https": urllib3.HTTPSConnectionPool}
+        self.poolmanager.pool_classes_by_scheme = pools
 
 
 def _command(

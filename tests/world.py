@@ -34,7 +34,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import requests
+from tests.servers import fast_session
 
 Json = dict[str, Any]
 Point = tuple[float, int, int]
@@ -154,8 +154,7 @@ class _Build:
         self.logged_models: dict[str, str] = {}
         self.registered_models: dict[str, str] = {}
         self.prompts: dict[str, str] = {}
-        self._session = requests.Session()
-        self._session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=32))
+        self._session = fast_session()
 
     def call(self, path: str, *, method: str = "POST", **body: Any) -> Json:
         reply = self._session.request(method, f"{self.uri}/api/2.0/mlflow/{path}", json=body)
