@@ -1,0 +1,461 @@
+"""Reads entities from a bundle: a file or a plain directory in the documented layout.
+
+A selection reads only what it needs: the manifests, the documents of what is selected and of what it
+depends on, and their artifacts. Dependencies go downward: a version needs its run, its logged model
+and their experiments' documents; a run needs its logged models; nothing needs what lies above it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+import msgspec
+
+from mlflow_bundle import layout
+from mlflow_bundle.archive import order_key, unescape_component
+from mlflow_bundle.bundles import documents as docs
+from mlflow_bundle.bundles.artifact_paths import artifact_path
+from mlflow_bundle.bundles.tree import TreeReader
+from mlflow_bundle.contracts import (
+    ArtifactFile,
+    ArtifactTree,
+    Content,
+    NoArtifacts,
+    OpenedArtifact,
+    Source,
+    SourceInfo,
+)
+from mlflow_bundle.entities import (
+    VERSION_KIND,
+    Entity,
+    Experiment,
+    LoggedModel,
+    MetricHistory,
+    ModelVersion,
+    Prompt,
+    RegisteredModel,
+    Run,
+)
+from mlflow_bundle.errors import DocumentError, UnsupportedVersionError
+from mlflow_bundle.references import logged_model_id_of
+from mlflow_bundle.report import Report
+from mlflow_bundle.selection import Selection, require_matches
+from mlflow_bundle.spool import Selected, Spool
+
+DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
+
+_DOCUMENT_NAME = {
+    Experiment.kind: layout.MANIFEST,
+    Run.kind: layout.RUN_DOCUMENT,
+    LoggedModel.kind: layout.LOGGED_MODEL_DOCUMENT,
+    **layout.REGISTRY_DOCUMENT,
+}
+
+
+class BundleSource(Source):
+    """Source over any :class:`TreeReader`.
+
+    Args:
+        tree: The bundle; closed with the source.
+        name: What the user called it.
+        with_earlier_versions: Whether a selected version brings those of lower numbers.
+
+    Raises:
+        DocumentError: ``.mlbundle/bundle.json`` is missing or malformed.
+        UnsupportedVersionError: Its documents are of a later version.
+    """
+
+    random_access = True
+
+    def __init__(
+        self, tree: TreeReader, *, name: str = "", with_earlier_versions: bool = False
+    ) -> None:
+        self._tree = tree
+        self._name = name
+        self._with_earlier_versions = with_earlier_versions
+        self._spool = Spool()
+        self._report = Report()
+        self._versions: dict[tuple[str, str], set[int]] = {}
+        self.header = read_header(tree)
+
+    @property
+    def info(self) -> SourceInfo:
+        source = self.header.source
+        return SourceInfo(uri=source.uri, mlflow_version=source.mlflow_version)
+
+    # Selecting
+
+    def select(self, selection: Selection, report: Report) -> None:
+        self._report = report
+        experiments = list(self._experiment_entries())
+        registry = {
+            (kind, name): None for kind in layout.REGISTRY_DIRECTORY for name in self._names(kind)
+        }
+        if selection.everything and not selection.is_partial:
+            for entry in experiments:
+                self._add_experiment(entry.id, with_runs=True)
+            for kind, name in registry:
+                self._add_registered_model(kind, name)
+        else:
+            self._select_part(selection, experiments, list(registry))
+        for kind in _DOCUMENT_NAME:
+            report.plan(kind, self._spool.count(kind))
+        for kind in layout.REGISTRY_DIRECTORY:
+            for entity in self.iter_entities(kind):
+                if isinstance(entity, RegisteredModel):
+                    report.plan(VERSION_KIND[kind], len(entity.versions))
+
+    def _select_part(
+        self,
+        selection: Selection,
+        experiments: list[docs.ExperimentEntry],
+        registry: list[tuple[str, str]],
+    ) -> None:
+        models = {
+            (kind, name): self._registered_model(kind, name)
+            for kind, name in registry
+            if selection.matches_model(name)
+        }
+        by_name: dict[str, dict[int, list[str]]] = {name: {} for _, name in registry}
+        for (_, name), model in models.items():
+            by_name[name] = {v.version: _aliases_of(model, v.version) for v in model.versions}
+        places = {run_id: self._find_run(run_id, experiments) for run_id in selection.run_ids}
+        require_matches(
+            selection,
+            experiments=[(entry.id, entry.name) for entry in experiments],
+            models=by_name,
+            run_ids=[run_id for run_id, place in places.items() if place is not None],
+            where=self._name,
+        )
+        for entry in experiments:
+            if selection.matches_experiment(entry.id, entry.name):
+                self._add_experiment(entry.id, with_runs=True, selection=selection)
+        for run_id, place in places.items():
+            if place is not None:
+                self._add_run(place, run_id)
+        for (kind, name), model in models.items():
+            wanted = {
+                version.version
+                for version in model.versions
+                if selection.matches_version(
+                    name,
+                    version.version,
+                    stage=version.current_stage,
+                    aliases=_aliases_of(model, version.version),
+                )
+            }
+            if self._with_earlier_versions and wanted:
+                wanted |= {v.version for v in model.versions if v.version < max(wanted)}
+            self._versions[kind, name] = wanted
+            self._add_registered_model(kind, name)
+            for version in model.versions:
+                if version.version in wanted:
+                    self._add_version_needs(version, selection)
+
+    def _add_version_needs(self, version: ModelVersion, selection: Selection) -> None:
+        if version.run_id:
+            place = version.experiment_id
+            if place is None or self._find_run(version.run_id, [place]) is None:
+                place = self._find_run(version.run_id, self._experiment_ids())
+            if place is not None:
+                self._add_run(place, version.run_id)
+                if selection.export_all_runs:
+                    self._add_experiment(place, with_runs=True, selection=selection)
+        for uri in (version.source, version.storage_location or ""):
+            model_id = logged_model_id_of(uri)
+            if model_id is not None:
+                self._add_logged_model(model_id)
+
+    def _experiment_ids(self) -> list[str]:
+        return [entry.id for entry in self._experiment_entries()]
+
+    def _find_run(
+        self, run_id: str, experiments: Iterable[docs.ExperimentEntry | str]
+    ) -> str | None:
+        """Return the experiment that holds a run."""
+        for entry in experiments:
+            experiment_id = entry if isinstance(entry, str) else entry.id
+            directory = layout.run_directory(experiment_id, run_id)
+            if self._tree.find(f"{directory}/{layout.RUN_DOCUMENT}") is not None:
+                return experiment_id
+        return None
+
+    def _add_experiment(
+        self, experiment_id: str, *, with_runs: bool = False, selection: Selection | None = None
+    ) -> None:
+        directory = layout.experiment_directory(experiment_id)
+        self._add(Experiment.kind, f"{directory}/{layout.MANIFEST}", experiment_id, experiment_id)
+        if with_runs:
+            every = selection is None or not selection.has_window
+            if every and (selection is None or selection.everything):
+                self._spool.add(self._rows_below(experiment_id, directory))
+            else:
+                self._add_runs_one_by_one(experiment_id, directory, selection)
+
+    def _rows_below(self, experiment_id: str, directory: str) -> Iterator[Selected]:
+        for component, is_directory in self._tree.iter_directory(directory):
+            if not is_directory:
+                continue
+            if component == layout.LOGGED_MODELS:
+                yield from self._logged_model_rows(experiment_id, directory)
+            elif component not in layout.EXPERIMENT_DIRECTORIES:
+                path = f"{directory}/{component}/{layout.RUN_DOCUMENT}"
+                if self._tree.find(path) is not None:
+                    run_id = unescape_component(component) or self._run_head(path).id
+                    yield _row(Run.kind, path, run_id, experiment_id)
+
+    def _logged_model_rows(self, experiment_id: str, directory: str) -> Iterator[Selected]:
+        below = f"{directory}/{layout.LOGGED_MODELS}"
+        for component, is_directory in self._tree.iter_directory(below):
+            if is_directory:
+                path = f"{below}/{component}/{layout.LOGGED_MODEL_DOCUMENT}"
+                model_id = unescape_component(component) or component
+                yield _row(LoggedModel.kind, path, model_id, experiment_id)
+
+    def _add_runs_one_by_one(
+        self, experiment_id: str, directory: str, selection: Selection | None
+    ) -> None:
+        for row in list(self._rows_below(experiment_id, directory)):
+            if row.kind != Run.kind:
+                if selection is None or not selection.has_window:
+                    self._spool.add([row])
+                continue
+            head = self._run_head(row.body.decode())
+            if selection is None or selection.matches_window(head.info.start_time):
+                self._add_run_row(row, head)
+
+    def _add_run(self, experiment_id: str, run_id: str) -> None:
+        path = f"{layout.run_directory(experiment_id, run_id)}/{layout.RUN_DOCUMENT}"
+        self._add_experiment(experiment_id)
+        self._add_run_row(_row(Run.kind, path, run_id, experiment_id), self._run_head(path))
+
+    def _add_run_row(self, row: Selected, head: Run) -> None:
+        self._spool.add([row])
+        for model_id in {
+            *(output.model_id for output in head.outputs.model_outputs),
+            *(read.model_id for read in head.inputs.model_inputs),
+        }:
+            self._add_logged_model(model_id, near=row.parent)
+
+    def _add_logged_model(self, model_id: str, *, near: str | None = None) -> None:
+        if self._spool.find(LoggedModel.kind, model_id) is not None:
+            return
+        for experiment_id in ([near] if near else []) + self._experiment_ids():
+            directory = layout.logged_model_directory(experiment_id, model_id)
+            path = f"{directory}/{layout.LOGGED_MODEL_DOCUMENT}"
+            if self._tree.find(path) is not None:
+                self._add_experiment(experiment_id)
+                self._add(LoggedModel.kind, path, model_id, experiment_id)
+                return
+
+    def _add_registered_model(self, kind: str, name: str) -> None:
+        path = f"{layout.registry_directory(kind, name)}/{_DOCUMENT_NAME[kind]}"
+        self._add(kind, path, name, "")
+
+    def _add(self, kind: str, path: str, id: str, parent: str) -> None:
+        self._spool.add([_row(kind, path, id, parent)])
+
+    def _experiment_entries(self) -> Iterator[docs.ExperimentEntry]:
+        path = f"{layout.EXPERIMENTS}/{layout.MANIFEST}"
+        if self._tree.find(path) is not None:
+            yield from self._read(path, docs.ExperimentsDocument).experiments
+
+    def _names(self, kind: str) -> list[str]:
+        path = f"{layout.REGISTRY_DIRECTORY[kind]}/{layout.MANIFEST}"
+        if self._tree.find(path) is None:
+            return []
+        return self._read(path, docs.RegistryDocument).ok_models
+
+    # Handing out
+
+    def iter_entities(self, kind: str) -> Iterator[Entity]:
+        for row in self._spool.iterate(kind):
+            path = row.body.decode()
+            if kind == Run.kind:
+                yield self._run_head(path)
+            elif kind == LoggedModel.kind:
+                yield self._read(path, docs.LoggedModelDocument).entity()
+            elif kind == Experiment.kind:
+                yield self._read(path, docs.ExperimentDocument).entity()
+            else:
+                yield self._restricted(self._registered_model(kind, row.id))
+
+    def iter_contents(self, *, listing_only: bool = False) -> Iterator[Content]:
+        for row in self._spool.iterate():
+            path = row.body.decode()
+            directory = path.rpartition("/")[0]
+            artifacts = f"{directory}/{layout.ARTIFACTS}"
+            if row.kind == Run.kind:
+                run = self._read(path, docs.RunDocument, count_unknown=True)
+                yield Content(
+                    entity=run.entity(),
+                    artifacts=self._artifacts(artifacts, run.artifacts, run.names),
+                    histories=_Histories(self, directory, run),
+                )
+            elif row.kind == LoggedModel.kind:
+                model = self._read(path, docs.LoggedModelDocument, count_unknown=True)
+                yield Content(
+                    entity=model.entity(),
+                    artifacts=self._artifacts(artifacts, model.artifacts, model.names),
+                )
+            elif row.kind == Experiment.kind:
+                experiment = self._read(path, docs.ExperimentDocument, count_unknown=True)
+                yield Content(entity=experiment.entity())
+            else:
+                yield self._registered_model_content(row, path, directory)
+
+    def _registered_model_content(self, row: Selected, path: str, directory: str) -> Content:
+        document = self._read(path, docs.RegisteredModelDocument, count_unknown=True)
+        model = self._restricted(self._parse_registered_model(document, row.kind, path))
+        kept = {version.version for version in model.versions}
+        trees = {}
+        for version in document.registered_model.latest_versions:
+            number = int(version.version)
+            if number in kept and version.artifacts is not None:
+                below = layout.version_artifacts_directory(directory, number)
+                trees[number] = self._artifacts(below, version.artifacts, version.names)
+        return Content(entity=model, version_artifacts=trees)
+
+    def _restricted(self, model: RegisteredModel) -> RegisteredModel:
+        """Leave out the versions that were not selected."""
+        wanted = self._versions.get((model.kind, model.name))
+        if wanted is None:
+            return model
+        return msgspec.structs.replace(
+            model,
+            versions=[v for v in model.versions if v.version in wanted],
+            aliases={alias: v for alias, v in model.aliases.items() if v in wanted},
+            left_out=[v.version for v in model.versions if v.version not in wanted],
+        )
+
+    def _artifacts(
+        self, directory: str, summary: docs.ArtifactSummary | None, names: dict[str, str]
+    ) -> ArtifactTree:
+        if summary is not None and summary.mode != "included":
+            return NoArtifacts(summary.mode)
+        return MemberArtifacts(self._tree, directory, names)
+
+    def _registered_model(self, kind: str, name: str) -> RegisteredModel:
+        path = f"{layout.registry_directory(kind, name)}/{_DOCUMENT_NAME[kind]}"
+        document = self._read(path, docs.RegisteredModelDocument)
+        return self._parse_registered_model(document, kind, path)
+
+    @staticmethod
+    def _parse_registered_model(
+        document: docs.RegisteredModelDocument, kind: str, path: str
+    ) -> RegisteredModel:
+        try:
+            return document.entity(kind)
+        except ValueError as exc:
+            raise DocumentError(
+                f"a version number is not a number: {exc}",
+                path=path,
+                field_path="registered_model.latest_versions[...].version",
+            ) from exc
+
+    def _run_head(self, path: str) -> Run:
+        return self._read(path, docs.RunHead).entity()
+
+    def _read(
+        self, path: str, type: type[DocumentT], *, count_unknown: bool = False
+    ) -> DocumentT:
+        data = self.read_document(path)
+        document = docs.decode(data, type, path=path)
+        if count_unknown and (unknown := docs.unknown_keys(data, type)):
+            self._report.note(f"unknown keys ignored in {_generic(path)}: {', '.join(unknown)}")
+        return document
+
+    def read_document(self, path: str) -> bytes:
+        """Return the bytes of a document that other documents promise.
+
+        Raises:
+            DocumentError: It is not there.
+        """
+        if self._tree.find(path) is None:
+            raise DocumentError("missing, although a manifest names it", path=path)
+        return self._tree.read(path, limit_bytes=docs.MAX_DOCUMENT_BYTES)
+
+    def close(self) -> None:
+        self._spool.close()
+        self._tree.close()
+
+
+class _Histories:
+    """Opens the metric histories of one run: long keys come part by part."""
+
+    def __init__(self, source: BundleSource, directory: str, run: docs.RunDocument) -> None:
+        self._source = source
+        self._directory = directory
+        self._run = run
+
+    def __call__(self) -> Iterator[MetricHistory]:
+        for key in sorted({*self._run.metrics, *self._run.metric_parts}, key=docs.history_order):
+            if points := self._run.metrics.get(key):
+                yield docs.history_of(key, points)
+            for part in self._run.metric_parts.get(key, ()):
+                path = f"{self._directory}/{part}"
+                document = docs.decode(
+                    self._source.read_document(path), docs.MetricPart, path=path
+                )
+                if document.points:
+                    yield docs.history_of(key, document.points)
+
+
+class MemberArtifacts(ArtifactTree):
+    """Artifacts that are members of a tree below one directory."""
+
+    def __init__(self, tree: TreeReader, directory: str, names: dict[str, str]) -> None:
+        self._tree = tree
+        self._directory = directory
+        self._names = names
+        self._members: dict[str, str] = {}
+        self._files: list[ArtifactFile] | None = None
+
+    def files(self) -> list[ArtifactFile]:
+        if self._files is None:
+            files = []
+            for member in self._tree.iter_members(self._directory):
+                below = member.path.removeprefix(f"{self._directory}/")
+                path = artifact_path(below, self._names, path=member.path)
+                self._members[path] = member.path
+                files.append(ArtifactFile(path, member.size))
+            self._files = files
+        return self._files
+
+    def open(self, file: ArtifactFile) -> OpenedArtifact:
+        self.files()
+        return OpenedArtifact(self._tree.open_member(self._members[file.path]), file.size or 0)
+
+
+def read_header(tree: TreeReader) -> docs.BundleHeader:
+    """Read and check ``.mlbundle/bundle.json``.
+
+    Raises:
+        DocumentError: It is missing or malformed.
+        UnsupportedVersionError: The documents are of a later version than this reader's.
+    """
+    if tree.find(layout.HEADER) is None:
+        raise DocumentError("missing: this is not the documented layout", path=layout.HEADER)
+    data = tree.read(layout.HEADER, limit_bytes=docs.MAX_DOCUMENT_BYTES)
+    header = docs.decode(data, docs.BundleHeader, path=layout.HEADER)
+    if header.documents > docs.DOCUMENTS_VERSION:
+        raise UnsupportedVersionError(
+            f"documents of version {header.documents}, this reader knows "
+            f"{docs.DOCUMENTS_VERSION}",
+            path=layout.HEADER,
+            hint="upgrade mlflow-bundle",
+        )
+    return header
+
+
+def _row(kind: str, path: str, id: str, parent: str) -> Selected:
+    return Selected(order_key(path), kind, id, parent, path.encode())
+
+
+def _aliases_of(model: RegisteredModel, version: int) -> list[str]:
+    return [alias for alias, number in model.aliases.items() if number == version]
+
+
+def _generic(path: str) -> str:
+    return path.rpartition("/")[2]

@@ -1,0 +1,270 @@
+"""Typed records of everything that moves, and their strict JSON codec.
+
+A record holds what MLflow says of an entity, in MLflow's own words, with MLflow's own types: ids are
+strings, timestamps are integer milliseconds since the epoch (UTC), version numbers are integers.
+Where a record lies in a bundle is `layout.py`; what its references mean is `references.py`.
+
+Metric histories are not part of a run's record: they can be larger than memory and travel beside it
+as chunks (:class:`MetricHistory`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal, TypeAlias
+
+import msgspec
+
+Number: TypeAlias = float | Literal["NaN", "Infinity", "-Infinity"]
+"""A float as strict JSON and MLflow's REST API can hold it."""
+
+LifecycleStage = Literal["active", "deleted"]
+
+NON_FINITE: dict[str, float] = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""How the values that strict JSON cannot hold are written (FORMAT.md, documents)."""
+
+
+class KeyValue(msgspec.Struct, frozen=True, kw_only=True):
+    """One tag where MLflow keeps tags as a list."""
+
+    key: str
+    value: str
+
+
+class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """An experiment without its runs."""
+
+    kind: ClassVar[str] = "experiment"
+
+    experiment_id: str
+    name: str
+    artifact_location: str = ""
+    lifecycle_stage: LifecycleStage = "active"
+    tags: dict[str, str] = {}
+    creation_time: int | None = None
+    last_update_time: int | None = None
+
+    @property
+    def id(self) -> str:
+        """The id at the source."""
+        return self.experiment_id
+
+
+class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """MLflow's ``RunInfo``; ``status`` is the name, e.g. ``FINISHED``."""
+
+    run_id: str
+    experiment_id: str
+    run_uuid: str = ""
+    run_name: str | None = None
+    user_id: str = ""
+    status: str = "FINISHED"
+    start_time: int | None = None
+    end_time: int | None = None
+    lifecycle_stage: LifecycleStage = "active"
+    artifact_uri: str = ""
+
+
+class Dataset(msgspec.Struct, frozen=True, kw_only=True):
+    """A dataset that a run used; ``schema`` and ``profile`` are JSON texts."""
+
+    name: str
+    digest: str
+    source_type: str = ""
+    source: str = ""
+    schema: str | None = None
+    profile: str | None = None
+
+
+class DatasetInput(msgspec.Struct, frozen=True, kw_only=True):
+    """A dataset with the tags of its use in one run, e.g. ``mlflow.data.context``."""
+
+    dataset: Dataset
+    tags: list[KeyValue] = []
+
+
+class ModelInput(msgspec.Struct, frozen=True, kw_only=True):
+    """A logged model that a run read."""
+
+    model_id: str
+
+
+class ModelOutput(msgspec.Struct, frozen=True, kw_only=True):
+    """A logged model that a run made at ``step``."""
+
+    model_id: str
+    step: int = 0
+
+
+class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a run read."""
+
+    dataset_inputs: list[DatasetInput] = []
+    model_inputs: list[ModelInput] = []
+
+
+class RunOutputs(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a run made."""
+
+    model_outputs: list[ModelOutput] = []
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True):
+    """A run without its metric histories and artifacts."""
+
+    kind: ClassVar[str] = "run"
+
+    info: RunInfo
+    params: dict[str, str] = {}
+    tags: dict[str, str] = {}
+    inputs: RunInputs = RunInputs()
+    outputs: RunOutputs = RunOutputs()
+    metric_keys: list[str] = []
+    """Keys that have a history, sorted; the points travel beside the record."""
+
+    @property
+    def id(self) -> str:
+        """The id at the source."""
+        return self.info.run_id
+
+
+class MetricHistory(msgspec.Struct, frozen=True, kw_only=True):
+    """Logged points of one metric of one run, in the server's order; a chunk of them when long.
+
+    Three parallel lists of equal length n >= 1. NaN and infinities are floats here and strings in
+    JSON.
+    """
+
+    key: str
+    values: list[float]
+    """float64, shape (n,)."""
+    timestamps: list[int]
+    """int64 ms since the epoch, shape (n,); not necessarily sorted."""
+    steps: list[int]
+    """int64, shape (n,); may be negative and may repeat."""
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+class LoggedModelMetric(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric value of a logged model; MLflow stores NaN as 0 here."""
+
+    key: str
+    value: Number
+    timestamp: int
+    step: int = 0
+    run_id: str | None = None
+    dataset_name: str | None = None
+    dataset_digest: str | None = None
+
+
+class LoggedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A logged model (MLflow >= 3) without its artifacts; ``status`` is e.g. ``READY``."""
+
+    kind: ClassVar[str] = "logged_model"
+
+    model_id: str
+    experiment_id: str
+    name: str = ""
+    artifact_location: str = ""
+    creation_time: int | None = None
+    last_updated_timestamp: int | None = None
+    model_type: str = ""
+    source_run_id: str | None = None
+    status: str = "READY"
+    status_message: str = ""
+    tags: dict[str, str] = {}
+    params: dict[str, str] = {}
+    metrics: list[LoggedModelMetric] = []
+
+    @property
+    def id(self) -> str:
+        """The id at the source."""
+        return self.model_id
+
+
+class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """One version of a registered model or prompt."""
+
+    name: str
+    version: int
+    source: str = ""
+    storage_location: str | None = None
+    """Where the files lie, if the server says something else than ``source``."""
+    run_id: str = ""
+    run_link: str = ""
+    user_id: str = ""
+    description: str = ""
+    current_stage: str = "None"
+    status: str = "READY"
+    status_message: str = ""
+    creation_timestamp: int | None = None
+    last_updated_timestamp: int | None = None
+    tags: dict[str, str] = {}
+    experiment_id: str | None = None
+    """Experiment of ``run_id``, if the run could be read."""
+    experiment_name: str | None = None
+    run_artifact_uri: str | None = None
+
+
+class RegisteredModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A registered model with its versions, in increasing order of number."""
+
+    kind: ClassVar[str] = "registered_model"
+
+    name: str
+    description: str = ""
+    tags: dict[str, str] = {}
+    aliases: dict[str, int] = {}
+    """Alias to version number."""
+    creation_timestamp: int | None = None
+    last_updated_timestamp: int | None = None
+    versions: list[ModelVersion] = []
+    left_out: list[int] = []
+    """Numbers of versions that exist but are not selected; never written to a bundle."""
+
+    @property
+    def id(self) -> str:
+        """The name: registered models have no other id."""
+        return self.name
+
+
+class Prompt(RegisteredModel, frozen=True, kw_only=True):
+    """A prompt: MLflow keeps it as a registered model with the tag ``mlflow.prompt.is_prompt``."""
+
+    kind: ClassVar[str] = "prompt"
+
+
+Entity: TypeAlias = Experiment | Run | LoggedModel | RegisteredModel | Prompt
+
+RECORDS: dict[str, type[Entity]] = {
+    record.kind: record for record in (Experiment, Run, LoggedModel, RegisteredModel, Prompt)
+}
+"""Kind to record type."""
+
+VERSION_KIND = {"registered_model": "model_version", "prompt": "prompt_version"}
+"""Kind of a registry entry to the kind its versions are counted under."""
+
+PROMPT_TAG = "mlflow.prompt.is_prompt"
+
+
+def encode_number(value: float) -> float | str:
+    """Return ``value`` as strict JSON can hold it."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def decode_number(value: float | str) -> float:
+    """Inverse of :func:`encode_number`.
+
+    Raises:
+        ValueError: A string that is none of the three.
+    """
+    if isinstance(value, str):
+        try:
+            return NON_FINITE[value]
+        except KeyError:
+            raise ValueError(f"expected a number, NaN, Infinity or -Infinity, got {value!r}") from None
+    return value

@@ -1,0 +1,59 @@
+"""The tags that tie an imported entity to the one it came from: the destination is the ledger.
+
+Resume and idempotence need no state file: what was imported says so itself.
+"""
+
+from __future__ import annotations
+
+from mlflow_bundle.entities import ModelVersion
+
+PREFIX = "mlflow_bundle."
+"""Every tag of ours begins with this."""
+
+ORIGIN = "mlflow_bundle.origin"
+"""The id an entity had at its first home; copied unchanged when it is exported again."""
+
+STATE = "mlflow_bundle.state"
+"""``importing`` while an entity is being filled; removed last."""
+
+IMPORTING = "importing"
+
+IMPORTER = "mlflow_bundle.importer"
+"""Who imports into an experiment right now, as ``<uuid> <time in ms>``; removed at the end."""
+
+FILLER = "mlflow_bundle.filler"
+"""Marks a model version that only holds a number free and is deleted at once."""
+
+SOURCE_USER = "mlflow_bundle.source_user"
+"""The user of a run at its source, where ``--use-src-user-id False`` gave it another."""
+
+SOURCE_VERSION = "mlflow_bundle.source_version"
+"""The number of a model version at its source, where ``--renumber`` gave it another."""
+
+SOURCE_ARTIFACTS = "mlflow_bundle.artifact_uri"
+"""Where a run's or logged model's artifacts lie, where they were referenced instead of copied."""
+
+TRANSIENT = frozenset({STATE, IMPORTER, FILLER})
+"""Tags of ours that describe an import under way and are never carried."""
+
+
+def origin_of(id: str, tags: dict[str, str]) -> str:
+    """Origin of an entity: its tag if it was imported once, else its own id."""
+    return tags.get(ORIGIN, id)
+
+
+def version_origin(version: ModelVersion) -> str:
+    """Origin of a model version.
+
+    The number alone is not unique among servers, so the creation time at its first home is part of
+    it.
+    """
+    id = f"{version.name}/{version.version}"
+    if version.creation_timestamp is not None:
+        id += f"/{version.creation_timestamp}"
+    return origin_of(id, version.tags)
+
+
+def carried_tags(tags: dict[str, str]) -> dict[str, str]:
+    """Return ``tags`` without those that only describe an import under way."""
+    return {key: value for key, value in tags.items() if key not in TRANSIENT}

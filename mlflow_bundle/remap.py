@@ -1,0 +1,56 @@
+"""Source id -> sink id of everything that a transfer has placed, on disk past some size."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from typing import NamedTuple
+
+
+class Placed(NamedTuple):
+    """Where an entity of the source is in the sink."""
+
+    id: str
+    """The id in the sink."""
+    source_root: str
+    """Artifact URI at the source; empty for entities without one."""
+    sink_root: str
+    """Artifact URI in the sink; empty for entities without one."""
+
+
+class Remap:
+    """A temporary table of :class:`Placed` by kind and source id. Safe from many threads."""
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
+        self._lock = threading.Lock()
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute(
+            "CREATE TABLE placed (kind TEXT NOT NULL, source_id TEXT NOT NULL, id TEXT NOT NULL,"
+            " source_root TEXT NOT NULL, sink_root TEXT NOT NULL, PRIMARY KEY (kind, source_id))"
+            " WITHOUT ROWID"
+        )
+
+    def place(
+        self, kind: str, source_id: str, id: str, *, source_root: str = "", sink_root: str = ""
+    ) -> None:
+        """Record where an entity is now."""
+        with self._lock:
+            self._database.execute(
+                "INSERT OR REPLACE INTO placed VALUES (?,?,?,?,?)",
+                (kind, source_id, id, source_root, sink_root),
+            )
+
+    def find(self, kind: str, source_id: str) -> Placed | None:
+        """Return where an entity is, or None when it was not placed."""
+        with self._lock:
+            row = self._database.execute(
+                "SELECT id, source_root, sink_root FROM placed WHERE kind = ? AND source_id = ?",
+                (kind, source_id),
+            ).fetchone()
+        return None if row is None else Placed(*row)
+
+    def close(self) -> None:
+        """Delete the table."""
+        with self._lock:
+            self._database.close()

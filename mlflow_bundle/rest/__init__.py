@@ -1,0 +1,1 @@
+"""Source and sink over MLflow's REST API, through MLflow's own client layer."""

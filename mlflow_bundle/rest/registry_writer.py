@@ -1,0 +1,469 @@
+"""Writes one registered model or prompt to a server, versions under their own numbers.
+
+A server numbers versions itself: one more than the highest number ever used in the model's life. A
+gap is therefore kept by making a version that only holds the number, tagged as a filler, and deleting
+it at once; a number that is taken already can never be had again.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mlflow_bundle import provenance
+from mlflow_bundle.contracts import ArtifactTree, Content
+from mlflow_bundle.entities import PROMPT_TAG, VERSION_KIND, ModelVersion, Prompt, RegisteredModel
+from mlflow_bundle.errors import SelectionError, ServerError, SinkError
+from mlflow_bundle.references import rewrite_tags, rewrite_version_source
+from mlflow_bundle.rest import records
+from mlflow_bundle.rest.artifacts import ArtifactOwner
+from mlflow_bundle.rest.destination import Destination
+from mlflow_bundle.rest.session import API
+from mlflow_bundle.rest.upload import ArtifactWriter
+
+_FILLER_SOURCE = "s3://mlflow-bundle/filler"
+_PROMPT_SOURCE = "dummy-source"
+_UNSETTABLE = ("creation_timestamp", "last_updated_timestamp")
+_DEFAULT_EXPERIMENT = "0"
+
+
+class RegistryWriter:
+    """Writes registered models and prompts.
+
+    Args:
+        destination: The server.
+        registry: What its registry holds, by name; updated as models are written.
+    """
+
+    def __init__(self, destination: Destination, registry: dict[str, RegisteredModel]) -> None:
+        self._to = destination
+        self._registry = registry
+
+    def name_here(self, model: RegisteredModel) -> str:
+        """Name of the model at the server."""
+        return self._to.options.rename_models.get(model.name, model.name)
+
+    def check(self, model: RegisteredModel) -> None:
+        """Refuse what would use up numbers of versions that were left out of the selection.
+
+        Raises:
+            SelectionError: Earlier versions are in the bundle but not selected.
+        """
+        if self._to.options.renumber:
+            return
+        here = self._here(model)
+        highest = max((v.version for v in here.versions), default=0) if here else 0
+        new = [v.version for v in model.versions if v.version > highest]
+        burned = [n for n in model.left_out if highest < n < max(new, default=0)]
+        if burned:
+            numbers = ", ".join(map(str, burned[:10])) + (" ..." if len(burned) > 10 else "")
+            raise SelectionError(
+                f"{model.name}: importing version {max(new)} alone would use up the numbers of "
+                f"its earlier versions {numbers} for ever",
+                hint="--with-earlier-versions imports them too, --renumber gives the next free "
+                "number instead",
+            )
+
+    def _here(self, model: RegisteredModel) -> RegisteredModel | None:
+        """The server's model of that name, as if it were deleted already if it will be."""
+        if self._to.options.delete_model:
+            return None
+        return self._registry.get(self.name_here(model))
+
+    def examine(self, content: Content) -> None:
+        """Report every conflict without writing."""
+        model = content.entity
+        assert isinstance(model, RegisteredModel)
+        here = self._here(model)
+        if here is not None:
+            self._compare_model(model, here)
+            for version in model.versions:
+                twin = _twin(version, here)
+                if twin is not None:
+                    self._compare_version(model, version, twin)
+                elif not self._to.options.renumber:
+                    self._number_is_free(model, version, here)
+
+    def write(self, content: Content) -> None:
+        """Write what the server lacks of the model and its versions."""
+        model = content.entity
+        assert isinstance(model, RegisteredModel)
+        name = self.name_here(model)
+        if self._to.options.delete_model and name in self._registry:
+            self._post("registered-models/delete", {"name": name}, method="DELETE")
+            del self._registry[name]
+        here = self._registry.get(name)
+        changed = self._write_model(model, name, here)
+        numbers: dict[int, int] = {}
+        for version in model.versions:
+            try:
+                number = self._write_version(model, version, name, content.version_artifacts)
+            except ServerError as exc:
+                if exc.status is None:
+                    raise
+                self._lose(model, version, exc.message)
+                continue
+            if number is not None:
+                numbers[version.version] = number
+                self._to.remap.place(
+                    VERSION_KIND[model.kind],
+                    f"{model.name}/{version.version}",
+                    f"{name}/{number}",
+                )
+        changed = self._write_aliases(model, name, here, numbers) or changed
+        if changed:
+            self._to.report.did(model.kind)
+        else:
+            self._to.report.found(model.kind)
+
+    def _write_model(
+        self, model: RegisteredModel, name: str, here: RegisteredModel | None
+    ) -> bool:
+        tags = rewrite_tags(
+            model.kind, provenance.carried_tags(model.tags), self._to.remap, self._to.report
+        )
+        if here is None:
+            body: dict[str, Any] = {"name": name, "tags": records.tag_list(tags)}
+            if model.description:
+                body["description"] = model.description
+            self._post("registered-models/create", body)
+            for field in _UNSETTABLE:
+                self._to.report.adjust(model.kind, field)
+            self._registry[name] = type(model)(name=name, tags=tags)
+            return True
+        if here.kind != model.kind:
+            raise SinkError(
+                f"{name} is a {here.kind.replace('_', ' ')} at the destination",
+                status=409,
+                hint="--rename-model gives it another name",
+            )
+        new_tags, description = self._compare_model(model, here, tags)
+        for key, value in new_tags.items():
+            self._post("registered-models/set-tag", {"name": name, "key": key, "value": value})
+        if description is not None:
+            self._post(
+                "registered-models/update",
+                {"name": name, "description": description},
+                method="PATCH",
+            )
+        return bool(new_tags) or description is not None
+
+    def _compare_model(
+        self, model: RegisteredModel, here: RegisteredModel, tags: dict[str, str] | None = None
+    ) -> tuple[dict[str, str], str | None]:
+        """Return the tags and the description to write."""
+        if tags is None:
+            tags = provenance.carried_tags(model.tags)
+        new_tags = self._to.changed(model.kind, model.name, "tags", here.tags, tags)
+        return new_tags, self._new_description(
+            model.kind, model.name, here.description, model.description
+        )
+
+    def _new_description(self, kind: str, id: str, here: str, bundle: str) -> str | None:
+        if not bundle or here == bundle:
+            return None
+        if here and not self._to.differs(kind, id, "description", here=here, bundle=bundle):
+            return None
+        return bundle
+
+    def _compare_version(
+        self, model: RegisteredModel, version: ModelVersion, here: ModelVersion
+    ) -> tuple[dict[str, str], str | None, str | None]:
+        """Return the tags, the description and the stage to write."""
+        kind = VERSION_KIND[model.kind]
+        id = f"{model.name}/{version.version}"
+        filling = here.tags.get(provenance.STATE) == provenance.IMPORTING
+        tags = self._version_tags(model, version)
+        tags.pop(provenance.ORIGIN)
+        new_tags = self._to.changed(kind, id, "tags", here.tags, tags)
+        description = self._new_description(kind, id, here.description, version.description)
+        stage = None
+        if here.current_stage != version.current_stage and (
+            filling
+            or self._to.differs(
+                kind, id, "current_stage", here=here.current_stage, bundle=version.current_stage
+            )
+        ):
+            stage = version.current_stage
+        return new_tags, description, stage
+
+    def _version_tags(self, model: RegisteredModel, version: ModelVersion) -> dict[str, str]:
+        tags = provenance.carried_tags(version.tags)
+        tags = rewrite_tags(VERSION_KIND[model.kind], tags, self._to.remap, self._to.report)
+        tags[provenance.ORIGIN] = provenance.version_origin(version)
+        return tags
+
+    def _write_version(
+        self,
+        model: RegisteredModel,
+        version: ModelVersion,
+        name: str,
+        trees: dict[int, ArtifactTree],
+    ) -> int | None:
+        """Write one version; return its number at the server, or None when it is lost."""
+        kind = VERSION_KIND[model.kind]
+        here = self._registry[name]
+        twin = _twin(version, here)
+        if twin is not None:
+            changed = self._update_version(model, version, name, twin)
+            if changed:
+                self._to.report.did(kind)
+            else:
+                self._to.report.found(kind)
+            return twin.version
+        if not self._to.options.renumber and not self._number_is_free(model, version, here):
+            self._lose(model, version, "another version holds its number", hint=True)
+            return None
+        number = self._create_version(model, version, name, trees.get(version.version))
+        if number is not None:
+            self._to.report.did(kind)
+            self._to.progress.advance(1)
+        return number
+
+    def _number_is_free(
+        self, model: RegisteredModel, version: ModelVersion, here: RegisteredModel
+    ) -> bool:
+        highest = max((v.version for v in here.versions), default=0)
+        if version.version > highest:
+            return True
+        self._to.report.conflict(
+            VERSION_KIND[model.kind],
+            f"{model.name}/{version.version}",
+            "version",
+            f"the destination has given out numbers up to {highest}",
+        )
+        return False
+
+    def _update_version(
+        self, model: RegisteredModel, version: ModelVersion, name: str, here: ModelVersion
+    ) -> bool:
+        new_tags, description, stage = self._compare_version(model, version, here)
+        which = {"name": name, "version": str(here.version)}
+        for key, value in new_tags.items():
+            self._post("model-versions/set-tag", {**which, "key": key, "value": value})
+        if description is not None:
+            self._post(
+                "model-versions/update", {**which, "description": description}, method="PATCH"
+            )
+        if stage is not None:
+            self._set_stage(which, stage)
+        if here.tags.get(provenance.STATE) == provenance.IMPORTING:
+            self._complete(which)
+            return True
+        return bool(new_tags) or description is not None or stage is not None
+
+    def _create_version(
+        self,
+        model: RegisteredModel,
+        version: ModelVersion,
+        name: str,
+        tree: ArtifactTree | None,
+    ) -> int | None:
+        kind = VERSION_KIND[model.kind]
+        tags = self._version_tags(model, version)
+        needs_stage = version.current_stage not in ("", "None")
+        if needs_stage:
+            tags[provenance.STATE] = provenance.IMPORTING
+        if self._to.options.renumber:
+            tags[provenance.SOURCE_VERSION] = str(version.version)
+        body: dict[str, Any] = {"name": name, "tags": records.tag_list(tags)}
+        if version.description:
+            body["description"] = version.description
+        if version.run_link:
+            body["run_link"] = version.run_link
+        body |= self._source(model, version, name, tree)
+        number = self._make_number(name, body, version.version)
+        if number is None:
+            self._lose(model, version, "its number was used before by a deleted version", hint=True)
+            return None
+        for field in _UNSETTABLE:
+            self._to.report.adjust(kind, field)
+        if version.user_id:
+            self._to.report.adjust(kind, "user_id")
+        if version.status_message:
+            self._to.report.adjust(kind, "status_message")
+        if number != version.version:
+            self._to.report.adjust(kind, "version (--renumber)")
+        which = {"name": name, "version": str(number)}
+        if needs_stage:
+            self._set_stage(which, version.current_stage)
+            self._complete(which)
+        self._remember(name, ModelVersion(name=name, version=number, tags=tags))
+        return number
+
+    def _make_number(self, name: str, body: dict[str, Any], wanted: int) -> int | None:
+        """Create the version under ``wanted``, filling the gap before it; None if it is used up."""
+        here = self._registry[name]
+        highest = max((v.version for v in here.versions), default=0)
+        if not self._to.options.renumber:
+            while highest + 1 < wanted:
+                highest = self._fill_number(name, isinstance(here, Prompt))
+        if highest >= wanted and not self._to.options.renumber:
+            return None
+        number = self._post_version(body)
+        # Deleted versions are invisible and still count: the number may turn out lower or higher.
+        while number < wanted and not self._to.options.renumber:
+            self._delete_version(name, number)
+            number = self._post_version(body)
+        if number > wanted and not self._to.options.renumber:
+            self._delete_version(name, number)
+            return None
+        return number
+
+    def _fill_number(self, name: str, is_prompt: bool) -> int:
+        tags = {provenance.FILLER: "true"}
+        if is_prompt:
+            tags |= {PROMPT_TAG: "true", "mlflow.prompt.text": ""}
+        number = self._post_version(
+            {
+                "name": name,
+                "source": _PROMPT_SOURCE if is_prompt else _FILLER_SOURCE,
+                "tags": records.tag_list(tags),
+            }
+        )
+        self._delete_version(name, number)
+        return number
+
+    def _post_version(self, body: dict[str, Any]) -> int:
+        answer: records.RestModelVersionAnswer = self._to.session.post(
+            f"{API}model-versions/create",
+            body,
+            type=records.RestModelVersionAnswer,
+            what=f"version of {body['name']}",
+        )
+        return int(answer.model_version.version)
+
+    def _delete_version(self, name: str, number: int) -> None:
+        self._post("model-versions/delete", {"name": name, "version": str(number)}, method="DELETE")
+
+    def _source(
+        self, model: RegisteredModel, version: ModelVersion, name: str, tree: ArtifactTree | None
+    ) -> dict[str, str]:
+        """Return source, run and logged model that the server is given."""
+        kind = VERSION_KIND[model.kind]
+        if isinstance(model, Prompt):
+            return {"source": version.source or _PROMPT_SOURCE}
+        moved = rewrite_version_source(version, self._to.remap)
+        if not moved.moved and tree is not None and tree.mode == "included":
+            return self._upload_files(version, name, moved.run_id, tree)
+        body = {"source": moved.source}
+        if moved.run_id:
+            body["run_id"] = moved.run_id
+            if moved.run_id == version.run_id:
+                self._to.report.adjust(kind, "run_id (points outside)")
+        if moved.model_id:
+            body["model_id"] = moved.model_id
+        if moved.source != version.source:
+            self._to.report.adjust(kind, "source")
+        elif not moved.moved:
+            self._to.report.adjust(kind, "source (points outside)")
+        return body
+
+    def _upload_files(
+        self, version: ModelVersion, name: str, run_id: str, tree: ArtifactTree
+    ) -> dict[str, str]:
+        """Write files that belong to no run that was moved, and return where they are now."""
+        run = self._to.remap.find("run", version.run_id) if version.run_id else None
+        if run is not None:
+            root, below = run.sink_root, f"model_versions/{name}/{version.version}"
+        else:
+            info = self._make_holder(version, name)
+            run_id, root, below = info.run_id, info.artifact_uri, "model"
+        writer = ArtifactWriter(
+            self._to,
+            kind="model_version",
+            source_id=f"{version.name}/{version.version}",
+            root=root,
+            owner=ArtifactOwner("run", run_id),
+            below=below,
+        )
+        files = writer.missing(tree, fresh=run is None, filling=True)
+        writer.write(tree, files)
+        self._to.report.adjust("model_version", "source")
+        return {"source": f"{root.rstrip('/')}/{below}", "run_id": run_id}
+
+    def _make_holder(self, version: ModelVersion, name: str) -> records.RestRunInfo:
+        """Make a run for files that a server accepts only inside some run."""
+        answer: records.RestRunAnswer = self._to.session.post(
+            f"{API}runs/create",
+            {
+                "experiment_id": _DEFAULT_EXPERIMENT,
+                "run_name": f"files of {name} version {version.version}",
+                "start_time": version.creation_timestamp or 0,
+                "tags": records.tag_list({provenance.ORIGIN: provenance.version_origin(version)}),
+            },
+            type=records.RestRunAnswer,
+            what=f"run for the files of {name}/{version.version}",
+        )
+        self._post(
+            "runs/update",
+            {
+                "run_id": answer.run.info.run_id,
+                "status": "FINISHED",
+                "end_time": version.creation_timestamp or 0,
+            },
+        )
+        self._to.report.adjust("model_version", "run_id (a run was made for its files)")
+        return answer.run.info
+
+    def _write_aliases(
+        self,
+        model: RegisteredModel,
+        name: str,
+        here: RegisteredModel | None,
+        numbers: dict[int, int],
+    ) -> bool:
+        existing = here.aliases if here else {}
+        changed = False
+        for alias, version in model.aliases.items():
+            number = numbers.get(version)
+            if number is None or existing.get(alias) == number:
+                continue
+            if alias in existing and not self._to.differs(
+                model.kind, model.name, f"aliases.{alias}", here=existing[alias], bundle=number
+            ):
+                continue
+            if not self._to.since(2, 3):
+                self._to.report.lose(
+                    model.kind, model.name, "the server has no aliases", field=f"aliases.{alias}"
+                )
+                continue
+            self._post(
+                "registered-models/alias", {"name": name, "alias": alias, "version": str(number)}
+            )
+            changed = True
+        return changed
+
+    def _set_stage(self, which: dict[str, str], stage: str) -> None:
+        self._post(
+            "model-versions/transition-stage",
+            {**which, "stage": stage, "archive_existing_versions": False},
+        )
+
+    def _complete(self, which: dict[str, str]) -> None:
+        self._post("model-versions/delete-tag", {**which, "key": provenance.STATE}, method="DELETE")
+
+    def _remember(self, name: str, version: ModelVersion) -> None:
+        here = self._registry[name]
+        here.versions.append(version)
+
+    def _lose(
+        self, model: RegisteredModel, version: ModelVersion, reason: str, *, hint: bool = False
+    ) -> None:
+        if hint:
+            reason += " (--renumber gives the next free one, --rename-model another model)"
+        self._to.report.lose(
+            VERSION_KIND[model.kind], f"{model.name}/{version.version}", reason
+        )
+
+    def _post(self, endpoint: str, body: dict[str, Any], *, method: str = "POST") -> None:
+        what = f"{body.get('name', '')}/{body.get('version', '')}".rstrip("/") or endpoint
+        self._to.session.call(method, f"{API}{endpoint}", json_body=body, what=what)
+
+
+def _twin(version: ModelVersion, here: RegisteredModel) -> ModelVersion | None:
+    """The server's version that is this one: of the same origin."""
+    origin = provenance.version_origin(version)
+    for other in here.versions:
+        if provenance.version_origin(other) == origin:
+            return other
+    return None

@@ -1,0 +1,363 @@
+"""Writes entities to an MLflow server over REST, of any version from 2.0 on.
+
+The server is the ledger: what was imported carries its origin, what is being filled says so, and a
+second import of the same bundle finds everything there. Experiments are matched by name; runs and
+logged models by own id or origin inside the experiment they are mapped to.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from mlflow_bundle import provenance
+from mlflow_bundle.contracts import Content, Sink, SourceInfo
+from mlflow_bundle.entities import Entity, Experiment, LoggedModel, RegisteredModel, Run
+from mlflow_bundle.errors import ConflictError, ServerError, SinkError
+from mlflow_bundle.progress import Progress, SilentProgress
+from mlflow_bundle.references import rewrite_tags
+from mlflow_bundle.remap import Placed, Remap
+from mlflow_bundle.report import Report
+from mlflow_bundle.rest import records
+from mlflow_bundle.rest.destination import Destination, ImportOptions
+from mlflow_bundle.rest.logged_model_writer import LoggedModelWriter
+from mlflow_bundle.rest.marks import Marks
+from mlflow_bundle.rest.present import Present
+from mlflow_bundle.rest.registry import list_registry
+from mlflow_bundle.rest.registry_writer import RegistryWriter
+from mlflow_bundle.rest.run_writer import RunWriter
+from mlflow_bundle.rest.session import API, Session
+from mlflow_bundle.selection import Selection
+
+_UNSETTABLE_OF_EXPERIMENT = (
+    "experiment_id",
+    "artifact_location",
+    "creation_time",
+    "last_update_time",
+)
+_DRY = "(new)"
+"""Stands for the id of what a dry run would create."""
+
+
+class RestSink(Sink):
+    """Sink over one MLflow server.
+
+    Args:
+        uri: Tracking URI.
+        report: Counts what is written.
+        options: What the user asked of the import.
+        jobs: Requests at once.
+        progress: Told of objects and bytes.
+
+    Raises:
+        SinkError: The server cannot be reached.
+    """
+
+    reserved_kinds = ("registered_model", "prompt", "experiment", "run", "logged_model")
+    concurrent = True
+
+    def __init__(
+        self,
+        uri: str,
+        report: Report,
+        *,
+        options: ImportOptions,
+        jobs: int = 8,
+        progress: Progress | None = None,
+    ) -> None:
+        session = Session(uri, error=SinkError, jobs=jobs)
+        self._to = Destination(
+            session=session,
+            version=session.probe(),
+            report=report,
+            remap=Remap(),
+            options=options,
+            progress=progress or SilentProgress(),
+            files=ThreadPoolExecutor(jobs, thread_name_prefix="mlflow-bundle-upload"),
+        )
+        self._present = Present(session, self._to.version)
+        self._marks = Marks(session, self._to.version, steal=options.steal)
+        self._runs = RunWriter(self._to)
+        self._logged_models = LoggedModelWriter(self._to)
+        self._registry: RegistryWriter | None = None
+        self._by_name: dict[str, Experiment] = {}
+        self._made: set[str] = set()
+        self._deleted_here: set[str] = set()
+        self._lock = threading.Lock()
+        self._to_finish: list[tuple[str, bool, bool]] = []
+        self._to_delete: list[str] = []
+
+    @property
+    def requests(self) -> int:
+        """Requests sent so far."""
+        return self._to.session.requests
+
+    @property
+    def shown_uri(self) -> str:
+        """The server's URI without credentials."""
+        return self._to.session.shown_uri
+
+    @property
+    def _dry(self) -> bool:
+        return self._to.report.dry_run
+
+    def begin(self, source: SourceInfo, selection: Selection) -> None:
+        pages = self._to.session.iter_pages(
+            "POST",
+            f"{API}experiments/search",
+            {"view_type": "ALL", "max_results": 1000},
+            type=records.RestExperiments,
+            what="experiments",
+        )
+        for page in pages:
+            for experiment in page.experiments:
+                self._by_name[experiment.name] = experiment.record()
+        registry = list_registry(self._to.session, self._to.version, self._to.files)
+        self._registry = RegistryWriter(self._to, registry)
+
+    @property
+    def _models(self) -> RegistryWriter:
+        if self._registry is None:
+            raise RuntimeError("begin() was not called")
+        return self._registry
+
+    # Places
+
+    def reserve(self, entity: Entity) -> None:
+        if isinstance(entity, Experiment):
+            self._reserve_experiment(entity)
+        elif isinstance(entity, Run):
+            self._reserve_run(entity)
+        elif isinstance(entity, LoggedModel):
+            self._reserve_logged_model(entity)
+        else:
+            self._models.check(entity)
+
+    def _reserve_experiment(self, experiment: Experiment) -> None:
+        options = self._to.options
+        name = options.rename_experiments.get(experiment.name, experiment.name)
+        name = options.experiment_name_prefix + name
+        here = self._by_name.get(name)
+        if here is None:
+            id, location = self._create_experiment(experiment, name)
+        else:
+            id, location = here.experiment_id, here.artifact_location
+            if here.lifecycle_stage == "deleted":
+                if experiment.lifecycle_stage != "deleted":
+                    raise ConflictError(
+                        f"experiment {name!r} is deleted at the destination",
+                        status=409,
+                        hint="restore it there, or give it another name with --rename-experiment",
+                    )
+                self._deleted_here.add(id)
+            elif not self._dry:
+                self._marks.check(name, here.tags)
+                self._marks.mark(id)
+            self._present.list_experiment(id)
+        self._to.remap.place(
+            Experiment.kind,
+            experiment.id,
+            id,
+            source_root=experiment.artifact_location,
+            sink_root=location,
+        )
+
+    def _create_experiment(self, experiment: Experiment, name: str) -> tuple[str, str]:
+        if self._dry:
+            return _DRY, ""
+        tags = provenance.carried_tags(experiment.tags)
+        tags[provenance.ORIGIN] = provenance.origin_of(experiment.id, experiment.tags)
+        tags[provenance.IMPORTER] = str(self._marks.new())
+        answer = self._to.session.post(
+            f"{API}experiments/create",
+            {"name": name, "tags": records.tag_list(tags)},
+            what=f"experiment {name!r}",
+        )
+        id = str(answer["experiment_id"])
+        self._marks.mark(id, written=True)
+        with self._lock:
+            self._made.add(experiment.id)
+        for field in _UNSETTABLE_OF_EXPERIMENT:
+            self._to.report.adjust(Experiment.kind, field)
+        if name != experiment.name:
+            self._to.report.adjust(Experiment.kind, "name (as asked)")
+        return id, ""
+
+    def _reserve_run(self, run: Run) -> None:
+        place = self._experiment_of(run.info.experiment_id, Run.kind, run.id)
+        here = self._present.run(place.id, _origins(run.id, run.tags))
+        if here is not None:
+            id, root = here.id, here.info.artifact_uri
+        elif place.id in self._deleted_here:
+            raise SinkError(
+                f"run {run.id}: its experiment is deleted at the destination", status=409
+            )
+        elif self._dry:
+            id, root = _DRY, ""
+        else:
+            info = self._runs.create(run, place.id)
+            id, root = info.run_id, info.artifact_uri
+        self._to.remap.place(
+            Run.kind, run.id, id, source_root=run.info.artifact_uri, sink_root=root
+        )
+
+    def _reserve_logged_model(self, model: LoggedModel) -> None:
+        place = self._experiment_of(model.experiment_id, LoggedModel.kind, model.id)
+        here = self._present.logged_model(place.id, _origins(model.id, model.tags))
+        if here is not None:
+            id, root = here.id, here.artifact_location
+        elif place.id in self._deleted_here:
+            raise SinkError(
+                f"logged model {model.id}: its experiment is deleted at the destination",
+                status=409,
+            )
+        elif self._dry:
+            id, root = _DRY, ""
+        else:
+            info = self._logged_models.create(model, place.id)
+            id, root = info.model_id, info.artifact_uri
+        self._to.remap.place(
+            LoggedModel.kind, model.id, id, source_root=model.artifact_location, sink_root=root
+        )
+
+    def _experiment_of(self, experiment_id: str, kind: str, id: str) -> Placed:
+        place = self._to.remap.find(Experiment.kind, experiment_id)
+        if place is None:
+            raise SinkError(
+                f"{kind} {id}: its experiment {experiment_id} could not be made", status=409
+            )
+        return place
+
+    # Contents
+
+    def examine(self, content: Content) -> None:
+        entity = content.entity
+        if isinstance(entity, Run | LoggedModel):
+            placed = self._to.remap.find(entity.kind, entity.id)
+            here = self._here(entity)
+            if placed is not None and isinstance(here, Run):
+                self._runs.examine(content, placed, here)
+            elif placed is not None and isinstance(here, LoggedModel):
+                self._logged_models.examine(content, placed, here)
+        elif isinstance(entity, RegisteredModel):
+            self._models.examine(content)
+        else:
+            self._new_experiment_tags(entity)
+
+    def put(self, content: Content) -> None:
+        entity = content.entity
+        if isinstance(entity, Experiment):
+            self._put_experiment(entity)
+        elif isinstance(entity, RegisteredModel):
+            self._models.write(content)
+        else:
+            placed = self._to.remap.find(entity.kind, entity.id)
+            if placed is not None:
+                self._put_in_experiment(content, placed)
+        self._to.progress.advance(1)
+
+    def _put_in_experiment(self, content: Content, placed: Placed) -> None:
+        entity = content.entity
+        here = self._here(entity)
+        if isinstance(entity, Run):
+            run_here = here if isinstance(here, Run) else None
+            self._runs.write(content, placed, run_here)
+            if run_here is not None and run_here.info.lifecycle_stage == "deleted":
+                return
+            filling = (
+                run_here is None
+                or run_here.tags.get(provenance.STATE) == provenance.IMPORTING
+            )
+            delete = entity.info.lifecycle_stage == "deleted"
+            if delete:
+                # Its logged models still have metrics to log through it.
+                with self._lock:
+                    self._to_finish.append((placed.id, filling, delete))
+            else:
+                self._runs.finish(placed.id, filling=filling, delete=False)
+        else:
+            model_here = here if isinstance(here, LoggedModel) else None
+            self._logged_models.write(content, placed, model_here)
+
+    def _here(self, entity: Entity) -> Run | LoggedModel | None:
+        """The entity at the server before this import."""
+        if isinstance(entity, Run):
+            place = self._to.remap.find(Experiment.kind, entity.info.experiment_id)
+            return place and self._present.run(place.id, _origins(entity.id, entity.tags))
+        if isinstance(entity, LoggedModel):
+            place = self._to.remap.find(Experiment.kind, entity.experiment_id)
+            return place and self._present.logged_model(
+                place.id, _origins(entity.id, entity.tags)
+            )
+        return None
+
+    def _put_experiment(self, experiment: Experiment) -> None:
+        place = self._to.remap.find(Experiment.kind, experiment.id)
+        if place is None:
+            return
+        if experiment.id in self._made:
+            self._to.report.did(Experiment.kind)
+        elif place.id in self._deleted_here:
+            self._to.report.found(Experiment.kind)
+            return
+        else:
+            self._update_experiment(experiment, place.id)
+        if experiment.lifecycle_stage == "deleted":
+            with self._lock:
+                self._to_delete.append(place.id)
+
+    def _update_experiment(self, experiment: Experiment, id: str) -> None:
+        new_tags = self._new_experiment_tags(experiment)
+        for key, value in new_tags.items():
+            self._to.session.post(
+                f"{API}experiments/set-experiment-tag",
+                {"experiment_id": id, "key": key, "value": value},
+                what=f"experiment {experiment.name!r}",
+            )
+        if new_tags:
+            self._to.report.did(Experiment.kind)
+        else:
+            self._to.report.found(Experiment.kind)
+
+    def _new_experiment_tags(self, experiment: Experiment) -> dict[str, str]:
+        place = self._to.remap.find(Experiment.kind, experiment.id)
+        here = next(
+            (e for e in self._by_name.values() if place and e.experiment_id == place.id), None
+        )
+        if here is None:
+            return {}
+        tags = provenance.carried_tags(experiment.tags)
+        tags = rewrite_tags(Experiment.kind, tags, self._to.remap, self._to.report)
+        tags.pop(provenance.ORIGIN, None)
+        return self._to.changed(Experiment.kind, experiment.name, "tags", here.tags, tags)
+
+    def finish(self) -> None:
+        def finish_run(job: tuple[str, bool, bool]) -> None:
+            run_id, filling, delete = job
+            self._runs.finish(run_id, filling=filling, delete=delete)
+
+        list(self._to.files.map(finish_run, self._to_finish))
+        for experiment_id in self._to_delete:
+            self._marks.release(experiment_id)
+            self._to.session.post(
+                f"{API}experiments/delete",
+                {"experiment_id": experiment_id},
+                what=f"experiment {experiment_id}",
+            )
+        self._marks.clear()
+
+    def abort(self) -> None:
+        try:
+            self._marks.clear()
+        except ServerError:
+            # The server is away: its marks become stale by themselves.
+            return
+
+    def close(self) -> None:
+        self._to.files.shutdown(wait=True, cancel_futures=True)
+        self._present.close()
+        self._to.remap.close()
+
+
+def _origins(id: str, tags: dict[str, str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((provenance.origin_of(id, tags), id)))
+

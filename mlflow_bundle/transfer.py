@@ -1,0 +1,132 @@
+"""Moves what a selection names from any source to any sink: the one verb of this package.
+
+The source fixes what will move; the sink is told of everything that others refer to, so that it knows
+every new id; then each entity goes over with its content, in path order where the sink needs it and
+side by side where it can. An entity that the sink refuses is a loss and never stops its siblings; a
+server that is away stops everything.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+from mlflow_bundle.contracts import Content, Sink, Source
+from mlflow_bundle.entities import Entity
+from mlflow_bundle.errors import ConflictError, ServerError
+from mlflow_bundle.progress import Progress, SilentProgress
+from mlflow_bundle.report import Report
+from mlflow_bundle.selection import Selection
+
+ItemT = TypeVar("ItemT")
+
+
+def transfer(
+    source: Source,
+    sink: Sink,
+    selection: Selection,
+    report: Report,
+    *,
+    jobs: int = 8,
+    examine_first: bool = False,
+    progress: Progress | None = None,
+) -> None:
+    """Move ``selection`` from ``source`` to ``sink``; ``report`` tells what happened.
+
+    Args:
+        source: Where entities come from; stays open.
+        sink: Where they go; finished on success, aborted on failure, stays open.
+        selection: What to move.
+        report: Filled while the transfer runs; ``report.dry_run`` changes nothing at the sink.
+        jobs: Entities at once, where the sink allows it.
+        examine_first: Whether every conflict is found before anything is written.
+        progress: Told of objects and bytes.
+
+    Raises:
+        SelectionError: Something asked for does not exist.
+        ConflictError: ``examine_first`` found conflicts, and this is no dry run.
+        ServerError: A server could not be reached.
+        FormatError: A bundle is damaged.
+    """
+    progress = progress or SilentProgress()
+    try:
+        source.select(selection, report)
+        sink.begin(source.info, selection)
+        for kind in sink.reserved_kinds:
+            _each(
+                source.iter_entities(kind),
+                lambda entity: _reserve(sink, entity, report),
+                jobs if sink.concurrent else 1,
+            )
+        side_by_side = jobs if sink.concurrent and source.random_access else 1
+        if examine_first or report.dry_run:
+            contents = source.iter_contents(listing_only=True)
+            _each(contents, sink.examine, side_by_side)
+        if report.dry_run:
+            return
+        if examine_first and report.conflicts:
+            first = report.conflicts[0]
+            raise ConflictError(
+                f"{len(report.conflicts)} conflicts, nothing was written; the first: {first}",
+                hint="--dry-run lists them all; --on-conflict skip or update goes on",
+            )
+        progress.start("moving", sum(report.planned.values()), None)
+        _each(
+            source.iter_contents(), lambda content: _put(sink, content, report), side_by_side
+        )
+        sink.finish()
+    except BaseException:
+        sink.abort()
+        raise
+    finally:
+        progress.close()
+
+
+def _reserve(sink: Sink, entity: Entity, report: Report) -> None:
+    try:
+        sink.reserve(entity)
+    except ConflictError:
+        raise
+    except ServerError as exc:
+        if exc.status is None:
+            raise
+        report.lose(entity.kind, entity.id, exc.message)
+
+
+def _put(sink: Sink, content: Content, report: Report) -> None:
+    try:
+        sink.put(content)
+    except ServerError as exc:
+        if exc.status is None:
+            raise
+        report.lose(content.entity.kind, content.entity.id, exc.message)
+
+
+def _each(items: Iterable[ItemT], action: Callable[[ItemT], None], jobs: int) -> None:
+    """Apply ``action`` to every item, ``jobs`` at once; the first failure stops the rest."""
+    if jobs == 1:
+        for item in items:
+            action(item)
+        return
+    stop = threading.Event()
+
+    def guarded(item: ItemT) -> None:
+        if not stop.is_set():
+            action(item)
+
+    pending: set[Future[None]] = set()
+    pool = ThreadPoolExecutor(jobs, thread_name_prefix="mlflow-bundle-write")
+    try:
+        for item in items:
+            pending.add(pool.submit(guarded, item))
+            if len(pending) >= 2 * jobs:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+        for future in pending:
+            future.result()
+    finally:
+        stop.set()
+        pool.shutdown(wait=True, cancel_futures=True)
