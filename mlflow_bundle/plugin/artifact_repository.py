@@ -75,7 +75,9 @@ class BundleArtifactRepository(ArtifactRepository):  # type: ignore[misc]  # mlf
     def __init__(
         self, artifact_uri: str, tracking_uri: str | None = None, registry_uri: str | None = None
     ) -> None:
-        super().__init__(artifact_uri, tracking_uri, registry_uri)
+        super().__init__(artifact_uri)  # the base class of MLflow 3.0 takes no more than this
+        self.tracking_uri = tracking_uri
+        self.registry_uri = registry_uri
         self._path, self._directory = split_uri(artifact_uri)
         self._lock = threading.Lock()
         self._opened: ArchiveReader | None = None
