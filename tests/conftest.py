@@ -25,11 +25,11 @@ import pytest
 from tests.servers import MlflowServer, launch_server
 
 if TYPE_CHECKING:
+    from tests.compare import Snapshot
     from tests.world import World
 
 # Before MLflow is imported anywhere (not by this module: codecs need none). Telemetry is decided
-# at import, and no server of the
-# person who runs the tests may be reached by accident.
+# at import, and no server of the person who runs the tests may be reached by accident.
 for _name in [name for name in os.environ if name.startswith(("MLFLOW_", "_MLFLOW"))]:
     del os.environ[_name]
 os.environ |= {
@@ -141,6 +141,14 @@ def source_server(
 def world(_built_world: tuple[Path, World], source_server: MlflowServer) -> World:
     """What ``source_server`` holds, by name."""
     return _built_world[1].at(source_server.uri)
+
+
+@pytest.fixture(scope="session")
+def source_snapshot(source_server: MlflowServer) -> Snapshot:
+    """All that ``source_server`` tells; not to be changed."""
+    from tests.compare import snapshot
+
+    return snapshot(source_server.uri)
 
 
 @pytest.fixture
