@@ -122,7 +122,7 @@ def test_a_missing_artifact_is_a_missing_resource(
     repository: BundleArtifactRepository, tmp_path: Path
 ) -> None:
     with pytest.raises(MlflowException, match="No such artifact: 'no/such'") as caught:
-        repository.download_artifacts("no/such", str(tmp_path))
+        repository._download_file("no/such", str(tmp_path / "such"))
     assert caught.value.error_code == "RESOURCE_DOES_NOT_EXIST"
 
 
