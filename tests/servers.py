@@ -232,6 +232,21 @@ def launch_server(
     raise AssertionError("unreachable")
 
 
+def prepare_directory(directory: Path | str, python: str = sys.executable) -> tuple[Path, Path]:
+    """Make an empty server's database and artifact directory, for who fills them by other means.
+
+    Returns:
+        The SQLite file and the artifact directory that `start_server` will serve (proxied).
+    """
+    directory = Path(directory).resolve()
+    database, artifacts = directory / "mlflow.db", directory / "artifacts"
+    if database.exists():
+        raise FileExistsError(database)
+    artifacts.mkdir(parents=True, exist_ok=True)
+    _copy_template(database, python, "proxied", artifacts)
+    return database, artifacts
+
+
 def wait_until_ready(server: MlflowServer, timeout_s: float = START_TIMEOUT_S) -> None:
     """Return when ``/health`` answers; stop the server and raise ServerStartError otherwise."""
     deadline = time.monotonic() + timeout_s
