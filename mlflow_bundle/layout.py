@@ -26,7 +26,6 @@ from __future__ import annotations
 from mlflow_bundle.archive import escape_component
 from mlflow_bundle.entities import Entity, Experiment, LoggedModel, RegisteredModel, Run
 
-HEADER = ".mlbundle/bundle.json"
 MANIFEST = "manifest.json"
 EXPERIMENTS = "experiments"
 MODELS = "models"

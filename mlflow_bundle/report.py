@@ -1,7 +1,6 @@
 """What a transfer planned, did, found already there, adjusted and lost.
 
-One collector for every command; `cli/` renders it, ``--json`` prints it, and the exit code follows
-from it. An *adjustment* is a value that MLflow's REST API can never set, a secret to enter again, or
+One collector for every command; `cli/` renders it, ``--json`` prints it. An *adjustment* is a value that MLflow's REST API can never set, a secret to enter again, or
 a reference to something outside the selection: counted per kind and field. A *loss* is everything
 else that did not arrive: listed with its reason.
 """
@@ -68,7 +67,6 @@ class Report:
 
     Args:
         command: Name of the command, e.g. ``export-all``.
-        strict: Whether adjustments count as losses for the exit code.
         dry_run: Whether nothing is changed.
         clock: Monotonic seconds.
     """
@@ -77,14 +75,12 @@ class Report:
         self,
         command: str = "",
         *,
-        strict: bool = False,
         dry_run: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.command = command
         self.source = ""
         self.destination = ""
-        self.strict = strict
         self.dry_run = dry_run
         self.planned: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
@@ -139,14 +135,12 @@ class Report:
             if text not in self.notes:
                 self.notes.append(text)
 
-    @property
-    def exit_code(self) -> int:
-        """0 when nothing was lost, 3 otherwise."""
-        lost = bool(self.losses) or (self.strict and bool(self.adjusted))
-        return 3 if lost else 0
+    def summary(self, *, exit_code: int = 0) -> Summary:
+        """Return the report as one JSON-ready object.
 
-    def summary(self) -> Summary:
-        """Return the report as one JSON-ready object."""
+        Args:
+            exit_code: How the command ends.
+        """
         with self._lock:
             return Summary(
                 command=self.command,
@@ -163,5 +157,5 @@ class Report:
                 bytes=self.bytes,
                 requests=self.requests,
                 duration_s=round(self._clock() - self._started, 3),
-                exit_code=self.exit_code,
+                exit_code=exit_code,
             )

@@ -53,6 +53,7 @@ def transfer(
     progress = progress or SilentProgress()
     try:
         source.select(selection, report)
+        report.source = source.info.uri
         sink.begin(source.info, selection)
         for kind in sink.reserved_kinds:
             _each(

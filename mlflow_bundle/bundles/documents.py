@@ -37,9 +37,9 @@ from mlflow_bundle.entities import (
 from mlflow_bundle.errors import DocumentError, LimitError
 from mlflow_bundle.report import Loss
 
-FORMAT_NAME = "mlbundle"
-FORMAT_VERSION = "1.0"
-"""``format`` and ``format_version`` in bundle.json."""
+
+
+
 
 DOCUMENTS_VERSION = 1
 """``documents`` in bundle.json: changes within a version only add."""
@@ -414,7 +414,7 @@ def _unknown(data: bytes, type: type[msgspec.Struct], *, prefix: str, depth: int
     for key, raw in msgspec.json.decode(data, type=dict[str, msgspec.Raw]).items():
         if key not in fields:
             yield prefix + key
-        elif depth > 1 and isinstance(fields[key], _StructMeta) and bytes(raw[:1]) == b"{":
+        elif depth > 1 and isinstance(fields[key], _StructMeta) and bytes(raw)[:1] == b"{":
             yield from _unknown(bytes(raw), fields[key], prefix=f"{key}.", depth=depth - 1)
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 import mlflow_bundle
 from mlflow_bundle import layout
+from mlflow_bundle.archive.frames import FORMAT_NAME, FORMAT_VERSION
 from mlflow_bundle.bundles import documents as docs
 from mlflow_bundle.bundles.artifact_paths import member_names, needs_name
 from mlflow_bundle.bundles.tree import TreeWriter
@@ -114,8 +115,8 @@ class BundleSink(Sink):
             export_time=created.strftime("%Y-%m-%d %H:%M:%S"),
         )
         header = docs.BundleHeader(
-            format=docs.FORMAT_NAME,
-            format_version=docs.FORMAT_VERSION,
+            format=FORMAT_NAME,
+            format_version=FORMAT_VERSION,
             uuid=str(self._uuid),
             writer=f"mlflow-bundle {mlflow_bundle.__version__}",
             created=created.strftime("%Y-%m-%dT%H:%M:%SZ"),

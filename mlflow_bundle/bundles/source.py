@@ -13,7 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from mlflow_bundle import layout
-from mlflow_bundle.archive import order_key, unescape_component
+from mlflow_bundle.archive import HEADER_PATH, order_key, unescape_component
 from mlflow_bundle.bundles import documents as docs
 from mlflow_bundle.bundles.artifact_paths import artifact_path
 from mlflow_bundle.bundles.tree import TreeReader
@@ -62,7 +62,8 @@ class BundleSource(Source):
         with_earlier_versions: Whether a selected version brings those of lower numbers.
 
     Raises:
-        DocumentError: ``.mlbundle/bundle.json`` is missing or malformed.
+        NotABundleError: There is no ``.mlbundle/bundle.json``.
+        DocumentError: It is malformed.
         UnsupportedVersionError: Its documents are of a later version.
     """
 
@@ -432,18 +433,16 @@ def read_header(tree: TreeReader) -> docs.BundleHeader:
     """Read and check ``.mlbundle/bundle.json``.
 
     Raises:
-        DocumentError: It is missing or malformed.
+        NotABundleError: It is missing.
+        DocumentError: It is malformed.
         UnsupportedVersionError: The documents are of a later version than this reader's.
     """
-    if tree.find(layout.HEADER) is None:
-        raise DocumentError("missing: this is not the documented layout", path=layout.HEADER)
-    data = tree.read(layout.HEADER, limit_bytes=docs.MAX_DOCUMENT_BYTES)
-    header = docs.decode(data, docs.BundleHeader, path=layout.HEADER)
+    header = docs.decode(tree.header, docs.BundleHeader, path=HEADER_PATH)
     if header.documents > docs.DOCUMENTS_VERSION:
         raise UnsupportedVersionError(
             f"documents of version {header.documents}, this reader knows "
             f"{docs.DOCUMENTS_VERSION}",
-            path=layout.HEADER,
+            path=HEADER_PATH,
             hint="upgrade mlflow-bundle",
         )
     return header

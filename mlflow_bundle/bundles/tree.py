@@ -17,10 +17,11 @@ from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, runtime_checkable
 
-from mlflow_bundle.archive import order_key, validate_path
+from mlflow_bundle.archive import HEADER_PATH, order_key, validate_path
 from mlflow_bundle.errors import BundleError, LimitError, NotABundleError, UnsafePathError
 
 _COPY_BYTES = 1024 * 1024
+_HEADER_DIRECTORY = HEADER_PATH.partition("/")[0]
 
 
 class TreeMember(Protocol):
@@ -36,7 +37,14 @@ class TreeMember(Protocol):
 
 @runtime_checkable
 class TreeReader(Protocol):
-    """Random access to the members of a tree, safe from many threads."""
+    """Random access to the members of a tree, safe from many threads.
+
+    The header, ``.mlbundle/bundle.json``, is not among the members.
+    """
+
+    @property
+    def header(self) -> bytes:
+        """Content of ``.mlbundle/bundle.json``."""
 
     def find(self, path: str) -> TreeMember | None:
         """Return the member at ``path``, or None."""
@@ -103,6 +111,15 @@ class DirectoryReader:
         if not self.root.is_dir():
             raise NotABundleError("no such directory", path=str(root))
 
+    @property
+    def header(self) -> bytes:
+        if self.find(HEADER_PATH) is None:
+            raise NotABundleError(
+                f"{self.root} holds no {HEADER_PATH}: not the documented layout",
+                hint="name the directory that an export or `mlflow bundle extract` wrote",
+            )
+        return self.read(HEADER_PATH)
+
     def find(self, path: str) -> DirectoryMember | None:
         validate_path(path)
         try:
@@ -129,7 +146,8 @@ class DirectoryReader:
 
     def iter_directory(self, path: str = "") -> Iterator[tuple[str, bool]]:
         for entry, is_directory in self._entries(path):
-            yield entry.name, is_directory
+            if path or entry.name != _HEADER_DIRECTORY:
+                yield entry.name, is_directory
 
     def _entries(self, path: str) -> list[tuple[os.DirEntry[str], bool]]:
         try:
@@ -157,6 +175,8 @@ class DirectoryReader:
     def _walk(self, path: str) -> Iterator[DirectoryMember]:
         for entry, is_directory in self._entries(path):
             child = f"{path}/{entry.name}" if path else entry.name
+            if child == _HEADER_DIRECTORY:
+                continue
             if is_directory:
                 yield from self._walk(child)
             else:

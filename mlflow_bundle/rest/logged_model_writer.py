@@ -108,7 +108,9 @@ class LoggedModelWriter:
         what = f"logged model {model.id}"
         for pairs in chunked(new_params.items(), MAX_PARAMS):
             self._to.session.post(
-                f"{url}/params", {"params": records.tag_list(dict(pairs))}, what=what
+                f"{url}/params",
+                {"model_id": placed.id, "params": records.tag_list(dict(pairs))},
+                what=what,
             )
         if new_tags:
             self._to.session.call(
@@ -120,7 +122,7 @@ class LoggedModelWriter:
             self._to.session.call(
                 "PATCH",
                 url,
-                json_body={"model_id": placed.id, "status": f"LOGGED_MODEL_{status}"},
+                json_body={"model_id": placed.id, "status": records.model_status(status)},
                 what=what,
             )
         if filling:

@@ -23,7 +23,12 @@ from mlflow_bundle.entities import (
     RunOutputs,
 )
 
-_STATUS_PREFIX = "LOGGED_MODEL_"
+_MODEL_STATUS = {
+    "READY": "LOGGED_MODEL_READY",
+    "FAILED": "LOGGED_MODEL_UPLOAD_FAILED",
+    "PENDING": "LOGGED_MODEL_PENDING",
+}
+_MODEL_STATUS_NAME = {value: name for name, value in _MODEL_STATUS.items()}
 
 
 class RestTag(msgspec.Struct, frozen=True):
@@ -257,7 +262,7 @@ class RestLoggedModel(msgspec.Struct, frozen=True):
             last_updated_timestamp=to_int(info.last_updated_timestamp_ms),
             model_type=info.model_type,
             source_run_id=info.source_run_id or None,
-            status=info.status.removeprefix(_STATUS_PREFIX) or "UNSPECIFIED",
+            status=_MODEL_STATUS_NAME.get(info.status, "UNSPECIFIED"),
             status_message=info.status_message,
             tags=dict(sorted(_dict(info.tags).items())),
             params=dict(sorted(_dict(self.data.params).items())),
@@ -366,6 +371,11 @@ class RestModelVersionAnswer(msgspec.Struct, frozen=True):
     """``model-versions/create``."""
 
     model_version: RestModelVersion
+
+
+def model_status(name: str) -> str:
+    """Status of a logged model, e.g. ``READY``, as REST bodies have it."""
+    return _MODEL_STATUS[name]
 
 
 def tag_list(tags: dict[str, str]) -> list[dict[str, Any]]:

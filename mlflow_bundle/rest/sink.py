@@ -14,7 +14,7 @@ from mlflow_bundle.contracts import Content, Sink, SourceInfo
 from mlflow_bundle.entities import Entity, Experiment, LoggedModel, RegisteredModel, Run
 from mlflow_bundle.errors import ConflictError, ServerError, SinkError
 from mlflow_bundle.progress import Progress, SilentProgress
-from mlflow_bundle.references import rewrite_tags
+from mlflow_bundle.references import model_version_of, rewrite_tags
 from mlflow_bundle.remap import Placed, Remap
 from mlflow_bundle.report import Report
 from mlflow_bundle.rest import records
@@ -83,6 +83,8 @@ class RestSink(Sink):
         self._made: set[str] = set()
         self._deleted_here: set[str] = set()
         self._lock = threading.Lock()
+        self._expected: set[str] = set()
+        self._deferred: list[Content] = []
         self._to_finish: list[tuple[str, bool, bool]] = []
         self._to_delete: list[str] = []
 
@@ -131,6 +133,7 @@ class RestSink(Sink):
             self._reserve_logged_model(entity)
         else:
             self._models.check(entity)
+            self._expected.add(entity.name)
 
     def _reserve_experiment(self, experiment: Experiment) -> None:
         options = self._to.options
@@ -248,12 +251,46 @@ class RestSink(Sink):
         if isinstance(entity, Experiment):
             self._put_experiment(entity)
         elif isinstance(entity, RegisteredModel):
-            self._models.write(content)
+            self._put_registered_model(content, entity)
+            return
         else:
             placed = self._to.remap.find(entity.kind, entity.id)
             if placed is not None:
                 self._put_in_experiment(content, placed)
         self._to.progress.advance(1)
+
+    def _put_registered_model(self, content: Content, model: RegisteredModel) -> None:
+        """Write a model, or put it off while models that it copies versions of are not there."""
+        with self._lock:
+            if self._needs(model) & self._expected:
+                self._deferred.append(content)
+                return
+        try:
+            self._models.write(content)
+        finally:
+            with self._lock:
+                self._expected.discard(model.name)
+            self._to.progress.advance(1)
+
+    @staticmethod
+    def _needs(model: RegisteredModel) -> set[str]:
+        sources = (model_version_of(version.source) for version in model.versions)
+        return {source[0] for source in sources if source is not None} - {model.name}
+
+    def _put_deferred(self) -> None:
+        while self._deferred:
+            waiting, self._deferred = self._deferred, []
+            for content in waiting:
+                assert isinstance(content.entity, RegisteredModel)
+                if len(waiting) == len(self._deferred) + 1:
+                    # Models that copy each other: one of them has to be first.
+                    self._expected.clear()
+                try:
+                    self._put_registered_model(content, content.entity)
+                except ServerError as exc:
+                    if exc.status is None:
+                        raise
+                    self._to.report.lose(content.entity.kind, content.entity.id, exc.message)
 
     def _put_in_experiment(self, content: Content, placed: Placed) -> None:
         entity = content.entity
@@ -331,6 +368,8 @@ class RestSink(Sink):
         return self._to.changed(Experiment.kind, experiment.name, "tags", here.tags, tags)
 
     def finish(self) -> None:
+        self._put_deferred()
+
         def finish_run(job: tuple[str, bool, bool]) -> None:
             run_id, filling, delete = job
             self._runs.finish(run_id, filling=filling, delete=delete)
