@@ -1,10 +1,11 @@
 """The two contracts of a transfer: where entities come from and where they go.
 
-``transfer(source, sink, selection)`` (`transfer.py`) pairs any source with any sink. A source hands
-out entities in *path order* (`layout.py`): an experiment's runs and logged models before the
+``transfer(source, sink, selection)`` (`transfer.py`) pairs any source with any sink. A source
+hands out entities in *path order* (`layout.py`): an experiment's runs and logged models before the
 experiment itself, experiments before registered models, so that a bundle can be written front to
-back. A sink is told first of the entities that others refer to (:meth:`Sink.reserve`), parents before
-children: one that gives new ids can therefore rewrite every reference the moment it writes it.
+back. A sink is told first of the entities that others refer to (:meth:`Sink.reserve`), parents
+before children: one that gives new ids can therefore rewrite every reference the moment it writes
+it.
 """
 
 from __future__ import annotations
@@ -97,8 +98,8 @@ class Content:
     entity: Entity
     artifacts: ArtifactTree = field(default_factory=NoArtifacts)
     histories: Callable[[], Iterable[MetricHistory]] = no_histories
-    """Opens the metric histories: keys in the order of their escaped form (`documents.history_order`),
-    a long key in several chunks."""
+    """Opens the metric histories: keys in the order of their escaped form
+    (`documents.history_order`), a long key in several chunks."""
     version_artifacts: dict[int, ArtifactTree] = field(default_factory=dict)
     """Registered models: files of versions that lie outside every run and logged model moved."""
 

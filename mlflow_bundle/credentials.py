@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-URI_TAGS = frozenset({"mlflow.source.git.repoURL", "mlflow.databricks.gitRepoUrl", "mlflow.gitRepoURL"})
+URI_TAGS = frozenset(
+    {"mlflow.source.git.repoURL", "mlflow.databricks.gitRepoUrl", "mlflow.gitRepoURL"}
+)
 """Tags whose value is a URI that may carry credentials."""
 
 _MASK = "***"

@@ -1,8 +1,9 @@
 """Typed records of everything that moves, and their strict JSON codec.
 
-A record holds what MLflow says of an entity, in MLflow's own words, with MLflow's own types: ids are
-strings, timestamps are integer milliseconds since the epoch (UTC), version numbers are integers.
-Where a record lies in a bundle is `layout.py`; what its references mean is `references.py`.
+A record holds what MLflow says of an entity, in MLflow's own words, with MLflow's own types: ids
+are strings, timestamps are integer milliseconds since the epoch (UTC), version numbers are
+integers. Where a record lies in a bundle is `layout.py`; what its references mean is
+`references.py`.
 
 Metric histories are not part of a run's record: they can be larger than memory and travel beside it
 as chunks (:class:`MetricHistory`).
@@ -266,5 +267,7 @@ def decode_number(value: float | str) -> float:
         try:
             return NON_FINITE[value]
         except KeyError:
-            raise ValueError(f"expected a number, NaN, Infinity or -Infinity, got {value!r}") from None
+            raise ValueError(
+                f"expected a number, NaN, Infinity or -Infinity, got {value!r}"
+            ) from None
     return value

@@ -93,7 +93,9 @@ class DocumentError(FormatError):
     def __init__(
         self, message: str, *, path: str | None = None, field_path: str = "", hint: str = ""
     ) -> None:
-        super().__init__(f"{field_path}: {message}" if field_path else message, path=path, hint=hint)
+        super().__init__(
+            f"{field_path}: {message}" if field_path else message, path=path, hint=hint
+        )
         self.field_path = field_path
 
 

@@ -1,8 +1,8 @@
 """Fetch ahead in parallel, hand out in order, within a budget.
 
-A bundle is written front to back, while requests finish in any order. Items are started in order and
-only while the budget lasts; the first one is always started. Later results can therefore never fill
-the memory that the next one in order needs.
+A bundle is written front to back, while requests finish in any order. Items are started in order
+and only while the budget lasts; the first one is always started. Later results can therefore never
+fill the memory that the next one in order needs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Every soft reference among entities, and how it is rewritten when ids change: one table.
 
-A soft reference is an id inside a text that MLflow does not check: a tag, a URI, a line of a model's
-``MLmodel`` file. A sink that gives new ids rewrites each through this module; what points to
-something that was not moved stays as it is and is counted as an adjustment.
+A soft reference is an id inside a text that MLflow does not check: a tag, a URI, a line of a
+model's ``MLmodel`` file. A sink that gives new ids rewrites each through this module; what points
+to something that was not moved stays as it is and is counted as an adjustment.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """What a transfer planned, did, found already there, adjusted and lost.
 
-One collector for every command; `cli/` renders it, ``--json`` prints it. An *adjustment* is a value that MLflow's REST API can never set, a secret to enter again, or
-a reference to something outside the selection: counted per kind and field. A *loss* is everything
-else that did not arrive: listed with its reason.
+One collector for every command; `cli/` renders it, ``--json`` prints it. An *adjustment* is a
+value that MLflow's REST API can never set, a secret to enter again, or a reference to something
+outside the selection: counted per kind and field. A *loss* is everything else that did not arrive:
+listed with its reason.
 """
 
 from __future__ import annotations
@@ -116,9 +117,7 @@ class Report:
         with self._lock:
             self.adjusted[f"{kind}.{field}"] += count
 
-    def lose(
-        self, kind: str, id: str, reason: str, *, field: str = "", parent: str = ""
-    ) -> None:
+    def lose(self, kind: str, id: str, reason: str, *, field: str = "", parent: str = "") -> None:
         """List something that was not carried."""
         loss = Loss(kind=kind, id=id, field=field, parent=parent, reason=reason)
         with self._lock:

@@ -1,9 +1,9 @@
 """Moves what a selection names from any source to any sink: the one verb of this package.
 
-The source fixes what will move; the sink is told of everything that others refer to, so that it knows
-every new id; then each entity goes over with its content, in path order where the sink needs it and
-side by side where it can. An entity that the sink refuses is a loss and never stops its siblings; a
-server that is away stops everything.
+The source fixes what will move; the sink is told of everything that others refer to, so that it
+knows every new id; then each entity goes over with its content, in path order where the sink needs
+it and side by side where it can. An entity that the sink refuses is a loss and never stops its
+siblings; a server that is away stops everything.
 """
 
 from __future__ import annotations
@@ -74,9 +74,7 @@ def transfer(
                 hint="--dry-run lists them all; --on-conflict skip or update goes on",
             )
         progress.start("moving", sum(report.planned.values()), None)
-        _each(
-            source.iter_contents(), lambda content: _put(sink, content, report), side_by_side
-        )
+        _each(source.iter_contents(), lambda content: _put(sink, content, report), side_by_side)
         sink.finish()
     except BaseException:
         sink.abort()

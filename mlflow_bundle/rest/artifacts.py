@@ -1,9 +1,10 @@
 """Artifact trees of a server: which way leads to the files of a URI, for reading and for writing.
 
-``mlflow-artifacts:`` locations go through the server's proxy with our own requests, which is several
-times faster than MLflow's client; any other scheme goes through MLflow's artifact repositories with
-the caller's own credentials. A location on the server's own disk can be read only through the server,
-wherever it runs, so that a missing directory here is never mistaken for "no artifacts".
+``mlflow-artifacts:`` locations go through the server's proxy with our own requests, which is
+several times faster than MLflow's client; any other scheme goes through MLflow's artifact
+repositories with the caller's own credentials. A location on the server's own disk can be read
+only through the server, wherever it runs, so that a missing directory here is never mistaken for
+"no artifacts".
 """
 
 from __future__ import annotations
@@ -315,7 +316,9 @@ def open_tree(session: Session, uri: str, owner: ArtifactOwner) -> ArtifactTree:
     if is_local_uri(uri) and relayable:
         return RelayedArtifacts(session, owner)
     repository = RepositoryArtifacts(uri, session)
-    return FallbackArtifacts(repository, RelayedArtifacts(session, owner)) if relayable else repository
+    return (
+        FallbackArtifacts(repository, RelayedArtifacts(session, owner)) if relayable else repository
+    )
 
 
 class Uploader:
@@ -352,7 +355,9 @@ class Uploader:
         endpoint = f"{PROXY}/{quote(posixpath.join(self._root, path))}"
         headers = {"Content-Type": _guess_mime_type(path)}
         with (content := open_content()).stream as stream:
-            data: Any = stream.read() if content.size <= SMALL_BYTES else _Sized(stream, content.size)
+            data: Any = (
+                stream.read() if content.size <= SMALL_BYTES else _Sized(stream, content.size)
+            )
             response = self._session.request("PUT", endpoint, data=data, headers=headers)
         if not response.ok:
             self._session.refuse(response, path)
@@ -378,7 +383,7 @@ class Uploader:
     @property
     def writes_here(self) -> bool:
         """Whether files go to a disk of this machine, which need not be the server's."""
-        return is_local_uri(self._uri)
+        return bool(is_local_uri(self._uri))
 
     def check_visible(self, path: str) -> None:
         """See through the server that ``path`` was written where the server looks.
@@ -413,4 +418,3 @@ class _Sized(io.RawIOBase):
         data = self._stream.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
-

@@ -63,9 +63,9 @@ class HistoryRequest(NamedTuple):
 
 
 class _Chunk(NamedTuple):
-    """Points of one run and key: in memory, or ``count`` of them at ``offset`` of the file."""
+    """Points of one run and key: in memory, or ``length`` of them at ``offset`` of the file."""
 
-    count: int
+    length: int
     columns: tuple[array[float], array[int], array[int]] | None
     offset: int
 
@@ -218,7 +218,7 @@ class HistoryBatch:
         offset = self._file.seek(0, 2)
         for column in chunk.columns:
             self._file.write(column.tobytes())
-        return _Chunk(chunk.count, None, offset)
+        return _Chunk(chunk.length, None, offset)
 
     def _columns(self, chunk: _Chunk) -> tuple[array[float], array[int], array[int]]:
         if chunk.columns is not None:
@@ -228,5 +228,5 @@ class HistoryBatch:
         with self._lock:
             self._file.seek(chunk.offset)
             for column in columns:
-                column.frombytes(self._file.read(8 * chunk.count))
+                column.frombytes(self._file.read(8 * chunk.length))
         return columns

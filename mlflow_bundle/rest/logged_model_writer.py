@@ -224,4 +224,3 @@ def _metric_body(
     if metric.dataset_digest:
         body["dataset_digest"] = metric.dataset_digest
     return body
-

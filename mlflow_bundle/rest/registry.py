@@ -1,4 +1,4 @@
-"""The registry of a server as records: two listings, for models and for prompts, each in few pages."""
+"""The registry of a server as records: a listing of models and one of prompts, in few pages."""
 
 from __future__ import annotations
 

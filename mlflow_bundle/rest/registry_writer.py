@@ -1,8 +1,8 @@
 """Writes one registered model or prompt to a server, versions under their own numbers.
 
 A server numbers versions itself: one more than the highest number ever used in the model's life. A
-gap is therefore kept by making a version that only holds the number, tagged as a filler, and deleting
-it at once; a number that is taken already can never be had again.
+gap is therefore kept by making a version that only holds the number, tagged as a filler, and
+deleting it at once; a number that is taken already can never be had again.
 """
 
 from __future__ import annotations
@@ -115,9 +115,7 @@ class RegistryWriter:
         else:
             self._to.report.found(model.kind)
 
-    def _write_model(
-        self, model: RegisteredModel, name: str, here: RegisteredModel | None
-    ) -> bool:
+    def _write_model(self, model: RegisteredModel, name: str, here: RegisteredModel | None) -> bool:
         tags = rewrite_tags(
             model.kind, provenance.carried_tags(model.tags), self._to.remap, self._to.report
         )
@@ -451,9 +449,7 @@ class RegistryWriter:
     ) -> None:
         if hint:
             reason += " (--renumber gives the next free one, --rename-model another model)"
-        self._to.report.lose(
-            VERSION_KIND[model.kind], f"{model.name}/{version.version}", reason
-        )
+        self._to.report.lose(VERSION_KIND[model.kind], f"{model.name}/{version.version}", reason)
 
     def _post(self, endpoint: str, body: dict[str, Any], *, method: str = "POST") -> None:
         what = f"{body.get('name', '')}/{body.get('version', '')}".rstrip("/") or endpoint

@@ -169,9 +169,7 @@ class RunWriter:
             self._to.report.adjust(Run.kind, "user_id (--use-src-user-id False)")
         return tags | artifact_tags(content.artifacts, run.info.artifact_uri)
 
-    def _new_params(
-        self, id: str, here: dict[str, str], params: dict[str, str]
-    ) -> dict[str, str]:
+    def _new_params(self, id: str, here: dict[str, str], params: dict[str, str]) -> dict[str, str]:
         new = {}
         for key, value in params.items():
             if key not in here:
@@ -198,17 +196,28 @@ class RunWriter:
         ):
             update["status"] = info.status
         here_end = here.info.end_time if here else None
-        if info.end_time is not None and info.end_time != here_end and (
-            here_end is None
-            or filling
-            or self._to.differs(Run.kind, run.id, "end_time", here=here_end, bundle=info.end_time)
+        if (
+            info.end_time is not None
+            and info.end_time != here_end
+            and (
+                here_end is None
+                or filling
+                or self._to.differs(
+                    Run.kind, run.id, "end_time", here=here_end, bundle=info.end_time
+                )
+            )
         ):
             update["end_time"] = info.end_time
             update.setdefault("status", info.status)
-        if here is not None and info.run_name and here.info.run_name != info.run_name and (
-            filling
-            or self._to.differs(
-                Run.kind, run.id, "run_name", here=here.info.run_name, bundle=info.run_name
+        if (
+            here is not None
+            and info.run_name
+            and here.info.run_name != info.run_name
+            and (
+                filling
+                or self._to.differs(
+                    Run.kind, run.id, "run_name", here=here.info.run_name, bundle=info.run_name
+                )
             )
         ):
             update["run_name"] = info.run_name
@@ -280,11 +289,7 @@ class RunWriter:
             if history.key != current:
                 current = history.key
                 counted = self._points(placed.id, current)
-            new = [
-                index
-                for index, point in enumerate(_points(history))
-                if not counted[point]
-            ]
+            new = [index for index, point in enumerate(_points(history)) if not counted[point]]
             if new:
                 yield MetricHistory(
                     key=history.key,

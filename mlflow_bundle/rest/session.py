@@ -37,7 +37,9 @@ Json = Any
 _RETRIED = frozenset({408, 429, 502, 503, 504})
 # MLflow's client retries 500 as well: for minutes, on requests that can never succeed.
 
-_ABSENT = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED})
+_ABSENT = frozenset(
+    {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
+)
 _CREDENTIALS_S = 60
 _MAX_RETRIES = 5
 _BACKOFF_FACTOR = 1
@@ -66,7 +68,9 @@ class Session:
     def _host_credentials(self) -> Any:
         now = time.monotonic()
         if now >= self._credentials_until:
-            make = get_databricks_host_creds if is_databricks_uri(self.uri) else get_default_host_creds
+            make = (
+                get_databricks_host_creds if is_databricks_uri(self.uri) else get_default_host_creds
+            )
             try:
                 self._credentials = make(self.uri)
             except MlflowException as exc:
@@ -177,9 +181,7 @@ class Session:
             ServerError: The server refused or could not be reached.
         """
         body = None if json_body is None else msgspec.json.encode(json_body)
-        response = self.request(
-            method, endpoint, params=params, body=body, max_retries=max_retries
-        )
+        response = self.request(method, endpoint, params=params, body=body, max_retries=max_retries)
         if not response.ok:
             self.refuse(response, what or endpoint)
         return self._decode(response, type, what or endpoint)
@@ -223,7 +225,7 @@ class Session:
         response.close()
         hint = ""
         if status == HTTPStatus.UNAUTHORIZED:
-            hint = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+            hint = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or a token"
         elif status == HTTPStatus.FORBIDDEN:
             hint = "ask for the permission, or leave the object out of the selection"
         raise self._error(
@@ -244,7 +246,9 @@ class Session:
 
     def store_failed(self, uri: str, exc: Exception) -> ServerError:
         """The error for an artifact store that refused or could not be reached."""
-        message = exc.message if isinstance(exc, MlflowException) else f"{type(exc).__name__}: {exc}"
+        message = (
+            exc.message if isinstance(exc, MlflowException) else f"{type(exc).__name__}: {exc}"
+        )
         return self._error(
             f"{mask_uri(uri)}: {_one_line(message)}", status=HTTPStatus.BAD_GATEWAY, retryable=True
         )

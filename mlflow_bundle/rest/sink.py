@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+
 from mlflow_bundle import provenance
 from mlflow_bundle.contracts import Content, Sink, SourceInfo
 from mlflow_bundle.entities import Entity, Experiment, LoggedModel, RegisteredModel, Run
@@ -301,8 +302,7 @@ class RestSink(Sink):
             if run_here is not None and run_here.info.lifecycle_stage == "deleted":
                 return
             filling = (
-                run_here is None
-                or run_here.tags.get(provenance.STATE) == provenance.IMPORTING
+                run_here is None or run_here.tags.get(provenance.STATE) == provenance.IMPORTING
             )
             delete = entity.info.lifecycle_stage == "deleted"
             if delete:
@@ -322,9 +322,7 @@ class RestSink(Sink):
             return place and self._present.run(place.id, _origins(entity.id, entity.tags))
         if isinstance(entity, LoggedModel):
             place = self._to.remap.find(Experiment.kind, entity.experiment_id)
-            return place and self._present.logged_model(
-                place.id, _origins(entity.id, entity.tags)
-            )
+            return place and self._present.logged_model(place.id, _origins(entity.id, entity.tags))
         return None
 
     def _put_experiment(self, experiment: Experiment) -> None:
@@ -399,4 +397,3 @@ class RestSink(Sink):
 
 def _origins(id: str, tags: dict[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((provenance.origin_of(id, tags), id)))
-

@@ -1,8 +1,8 @@
 """Reads entities from an MLflow server over REST, of any version from 2.0 on.
 
-Selecting lists everything asked for into a spool, in few requests; handing out follows the spool in
-path order and fetches histories, artifact listings and small artifacts ahead in parallel. Nothing is
-fetched twice and nothing is ever written to the server.
+Selecting lists everything asked for into a spool, in few requests; handing out follows the spool
+in path order and fetches histories, artifact listings and small artifacts ahead in parallel.
+Nothing is fetched twice and nothing is ever written to the server.
 """
 
 from __future__ import annotations
@@ -416,9 +416,7 @@ class RestSource(Source):
             (lambda batch: None) if listing_only else self._start_batch,
             budget=_BATCHES_AHEAD,
         )
-        listed = ordered_prefetch(
-            self._units(batches), self._start_listing, budget=_LISTINGS_AHEAD
-        )
+        listed = ordered_prefetch(self._units(batches), self._start_listing, budget=_LISTINGS_AHEAD)
         files = ordered_prefetch(
             self._files(listed),
             (lambda step: None) if listing_only else self._start_file,
@@ -615,9 +613,8 @@ def _row(entity: Entity, parent: str, *, estimates: dict[str, int] | None = None
 
 
 def _decode(row: Selected) -> Entity:
-    entity: Entity = msgspec.msgpack.decode(
-        row.body, type=tuple[RECORDS[row.kind], dict[str, int]]  # type: ignore[name-defined]
-    )[0]
+    record: Any = RECORDS[row.kind]
+    entity: Entity = msgspec.msgpack.decode(row.body, type=tuple[record, dict[str, int]])[0]
     return entity
 
 
@@ -642,4 +639,3 @@ def _with_inputs(run: Run, model_ids: list[str]) -> Run:
         model_inputs=[ModelInput(model_id=model_id) for model_id in model_ids],
     )
     return msgspec.structs.replace(run, inputs=inputs)
-

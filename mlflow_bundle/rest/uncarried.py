@@ -1,4 +1,4 @@
-"""What a server holds that this version does not carry yet: each kind found is a loss, never silence.
+"""What a server holds that this version does not carry yet: each kind found is a loss.
 
 Only reads that leave the server as it is are made: listing label schemas would write.
 """
