@@ -96,10 +96,11 @@ class Report:
         self._clock = clock
         self._started = clock()
 
-    def plan(self, kind: str, count: int = 1) -> None:
-        """Count objects of ``kind`` that the transfer is about to move."""
+    def plan(self, kind: str, count: int = 1, *, size: int = 0) -> None:
+        """Count objects of ``kind`` that the transfer is about to move, with their bytes."""
         with self._lock:
             self.planned[kind] += count
+            self.bytes += size
 
     def did(self, kind: str, count: int = 1, *, size: int = 0) -> None:
         """Count objects of ``kind`` moved, with their bytes."""

@@ -186,6 +186,10 @@ class ModelPattern:
         return f"{self.name}@{_quote(self.alias)}" if self.alias is not None else str(self.name)
 
 
+ALL_EXPERIMENTS = (NamePattern(text="", kind="all"),)
+ALL_MODELS = (ModelPattern(name=NamePattern(text="", kind="all")),)
+
+
 def quote_name(name: str) -> str:
     """Return the text that selects exactly the entity of this name in a list option.
 

@@ -64,7 +64,7 @@ def transfer(
         side_by_side = jobs if sink.concurrent and source.random_access else 1
         if examine_first or report.dry_run:
             contents = source.iter_contents(listing_only=True)
-            _each(contents, sink.examine, side_by_side)
+            _each(contents, lambda content: _examine(sink, content, report), side_by_side)
         if report.dry_run:
             return
         if examine_first and report.conflicts:
@@ -92,6 +92,23 @@ def _reserve(sink: Sink, entity: Entity, report: Report) -> None:
         if exc.status is None:
             raise
         report.lose(entity.kind, entity.id, exc.message)
+
+
+def _examine(sink: Sink, content: Content, report: Report) -> None:
+    try:
+        files = [
+            file
+            for tree in (content.artifacts, *content.version_artifacts.values())
+            for file in tree.files()
+        ]
+        sink.examine(content)
+    except ServerError as exc:
+        if exc.status is None:
+            raise
+        report.lose(content.entity.kind, content.entity.id, exc.message)
+        return
+    if report.dry_run:
+        report.plan("artifact", len(files), size=sum(file.size or 0 for file in files))
 
 
 def _put(sink: Sink, content: Content, report: Report) -> None:

@@ -125,9 +125,10 @@ class BundleSink(Sink):
             selection=selection.to_json(),
             as_of=self._created_ms,
         )
-        self._writer = self._open_writer(
-            docs.encode(header), self._uuid, self._created_ms * 1_000_000
-        )
+        if not self._report.dry_run:
+            self._writer = self._open_writer(
+                docs.encode(header), self._uuid, self._created_ms * 1_000_000
+            )
 
     def reserve(self, entity: Entity) -> None:
         if isinstance(entity, Experiment):

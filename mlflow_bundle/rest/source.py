@@ -123,7 +123,7 @@ class RestSource(Source):
         self._add_single_runs(selection.run_ids, [])
         self._add_models(models, selection)
         if selection.everything:
-            report_uncarried(self._session, list(self._experiments.values()), report)
+            report_uncarried(self._session, list(self._experiments.values()), self._pool, report)
         for kind in RECORDS:
             report.plan(kind, self._spool.count(kind))
 
