@@ -26,6 +26,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.server import Scale, add_scale_options, make_server, scale_from
 from tests.servers import MlflowServer, fast_session, mlflow_version, start_server
@@ -51,7 +52,7 @@ def measure_floor(directory: Path, scale: Scale, *, threads: int, workers: int) 
         session = fast_session(threads)
         base = f"{server.uri}/api/2.0/mlflow"
 
-        def post(path: str, body: dict[str, object]) -> dict[str, dict[str, dict[str, str]]]:
+        def post(path: str, body: Any) -> dict[str, dict[str, dict[str, str]]]:
             reply = session.post(f"{base}/{path}", json=body)
             reply.raise_for_status()
             answer: dict[str, dict[str, dict[str, str]]] = reply.json()

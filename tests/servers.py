@@ -283,7 +283,7 @@ def fast_session(connections: int = 32) -> requests.Session:
 
 
 class _QuickConnection(urllib3.connection.HTTPConnection):
-    def getresponse(self) -> urllib3.HTTPResponse:
+    def getresponse(self) -> urllib3.HTTPResponse:  # type: ignore[override]  # as urllib3 does
         if self.sock is not None and hasattr(socket, "TCP_QUICKACK"):  # Linux
             # Not a lasting option: the kernel leaves this mode by itself.
             self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

@@ -205,7 +205,7 @@ class _Build:
             self.call("runs/log-batch", run_id=run_id, params=pairs[start : start + 100])
         self.log_metrics(run_id, metrics or {})
         if status != "RUNNING" or end_time is not None:
-            end = {} if end_time is None else {"end_time": end_time}
+            end: Json = {} if end_time is None else {"end_time": end_time}
             self.call("runs/update", run_id=run_id, status=status, **end)
         return run_id
 
