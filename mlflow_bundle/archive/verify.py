@@ -141,7 +141,7 @@ class Verification:
                 self._check_tar_header(group, number, frames)
                 for _ in iter_content(group, number, frames):
                     pass
-                self._check_names(group, number, member)
+                self._check_names(member)
             except FormatError as exc:
                 if not self._result.problems or self._result.problems[-1] is not exc:
                     self._report(exc)
@@ -182,7 +182,7 @@ class Verification:
         try:
             if spanning.digest.digest() != group.whole_digest:
                 raise CorruptFrameError("content digest is wrong", path=member.path)
-            self._check_names(group, 0, member)
+            self._check_names(member)
         except FormatError as exc:
             self._report(exc)
         else:
@@ -204,14 +204,19 @@ class Verification:
         if (path, size, mtime_ns, mode, link, length) != expected:
             raise CorruptFrameError("tar header differs from the index", path=expected[0])
 
-    def _check_names(self, group: Group, number: int, member: Member) -> None:
-        reader = self._reader
-        below = directory_key(member.path)
-        found = reader._first_at(below)
-        if found is not None and found[0].keys[found[1]].startswith(below):
+    def _check_names(self, member: Member) -> None:
+        if self._is_directory(member.path):
             raise CorruptFrameError("is both a file and a directory", path=member.path)
         if member.link is not None:
-            reader._target(member)
+            self._reader._target(member)
+
+    def _is_directory(self, path: str) -> bool:
+        below = directory_key(path)
+        try:
+            found = self._reader._first_at(below)
+        except FormatError:  # of another group: reported there
+            return False
+        return found is not None and found[0].keys[found[1]].startswith(below)
 
     def _accept(self, member: Member) -> None:
         self._result.members += 1

@@ -165,10 +165,11 @@ class ArchiveWriter:
         from mlflow_bundle.archive.recovery import scan_resumable  # it imports this module
 
         scan = scan_resumable(stream)
-        writer = cls.__new__(cls)
+        bundle_uuid = scan.uuid  # may raise: before anything is cut
         stream.seek(scan.end)
         stream.truncate()
-        writer._begin(Output(stream, offset=scan.end), scan.uuid, scan.mtime_ns, level, jobs)
+        writer = cls.__new__(cls)
+        writer._begin(Output(stream, offset=scan.end), bundle_uuid, scan.mtime_ns, level, jobs)
         writer._set_header(scan.header_frame, scan.header_tar_bytes)
         for group, page in scan.iter_groups():
             writer._adopt(group, page)
