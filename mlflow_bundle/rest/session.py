@@ -16,9 +16,11 @@ from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, BinaryIO, NoReturn
 
+import mlflow.environment_variables as environment
 import msgspec
 import requests
 from mlflow.exceptions import MlflowException
+from mlflow.utils import request_utils
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.databricks_utils import get_databricks_host_creds
 from mlflow.utils.rest_utils import http_request
@@ -26,6 +28,7 @@ from mlflow.utils.uri import is_databricks_uri
 
 from mlflow_bundle.credentials import mask_uri
 from mlflow_bundle.errors import ServerError
+from mlflow_bundle.rest.quick_ack import quicken
 
 API = "/api/2.0/mlflow/"
 AJAX = "/ajax-api/2.0/mlflow/"
@@ -64,6 +67,28 @@ class Session:
         self._credentials_until = 0.0
         # More connections than the pool holds would be closed after each request.
         os.environ.setdefault("MLFLOW_HTTP_POOL_MAXSIZE", str(4 * jobs))
+        retries = environment.MLFLOW_HTTP_REQUEST_MAX_RETRIES
+        factor = environment.MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR
+        self._max_retries = retries.get() if retries.is_set() else _MAX_RETRIES
+        self._backoff_factor = factor.get() if factor.is_set() else _BACKOFF_FACTOR
+        self._quicken()
+
+    def _quicken(self) -> None:
+        """Prepare the session that MLflow's client will use for these very settings."""
+        try:
+            quicken(
+                request_utils._get_request_session(
+                    self._max_retries,
+                    self._backoff_factor,
+                    environment.MLFLOW_HTTP_REQUEST_BACKOFF_JITTER.get(),
+                    _RETRIED,
+                    False,
+                    environment.MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER.get(),
+                )
+            )
+        except (AttributeError, TypeError):
+            # Another MLflow arranges its sessions in another way: only slower.
+            return
 
     def _host_credentials(self) -> Any:
         now = time.monotonic()
@@ -118,15 +143,13 @@ class Session:
             sent["data"] = data
         if stream:
             sent["stream"] = True
-        retries = _MAX_RETRIES if "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ else None
-        factor = _BACKOFF_FACTOR if "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR" not in os.environ else None
         try:
             response: requests.Response = http_request(
                 self._host_credentials(),
                 endpoint,
                 method,
-                max_retries=retries if max_retries is None else max_retries,
-                backoff_factor=factor,
+                max_retries=self._max_retries if max_retries is None else max_retries,
+                backoff_factor=self._backoff_factor,
                 retry_codes=_RETRIED,
                 raise_on_status=False,
                 extra_headers=extra,
