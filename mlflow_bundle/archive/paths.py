@@ -162,10 +162,10 @@ def unescape_component(component: str) -> str | None:
     for match in _ESCAPE.finditer(component):
         if match[1] is None:
             raise UnsafePathError(f"malformed escape in {component[:200]!r}")
-        out += component[end : match.start()].encode()
+        out += component[end : match.start()].encode("utf-8", "surrogatepass")
         out.append(int(match[1], 16))
         end = match.end()
-    out += component[end:].encode()
+    out += component[end:].encode("utf-8", "surrogatepass")
     try:
         return out.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError as exc:
