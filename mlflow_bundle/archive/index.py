@@ -31,7 +31,7 @@ from mlflow_bundle.archive.frames import (
     max_compressed,
     parse_page,
 )
-from mlflow_bundle.archive.limits import FANOUT, Limits
+from mlflow_bundle.archive.limits import DEFAULT_LIMITS, FANOUT, Limits
 from mlflow_bundle.archive.member import Member
 from mlflow_bundle.archive.paths import HEADER_PATH, order_key, validate_path
 from mlflow_bundle.errors import CorruptFrameError, LimitError, UnsupportedVersionError
@@ -410,8 +410,10 @@ def _check_members(group: Group, body: _Fields, limits: Limits) -> None:
         raise body.error("modification time is out of range")
     if max(group.sizes) > MAX_INT:
         raise body.error("member size is out of range")
-    if limits.path_bytes < 4096 and max(map(len, group.paths)) > limits.path_bytes:
-        raise LimitError(f"member path over {limits.path_bytes} bytes", offset=body._at)
+    if limits.path_bytes < DEFAULT_LIMITS.path_bytes:
+        longest = max(len(path.encode()) for path in group.paths)
+        if longest > limits.path_bytes:
+            raise LimitError(f"member path of {longest} bytes", offset=group.preamble.offset)
 
 
 def _check_span(group: Group, body: _Fields) -> None:

@@ -41,7 +41,7 @@ class Limits:
         page_entries: Members, frames or children described by one page.
         levels: Levels of the directory, the root included.
         path_bytes: A member path in UTF-8.
-        component_bytes: One component of it.
+        component_bytes: One component of it; a rule of the format, not for callers to lower.
         frame_bytes: A data frame, decompressed.
         header_bytes: ``.mlbundle/bundle.json``.
         members: Members of the whole bundle; None for no limit.
