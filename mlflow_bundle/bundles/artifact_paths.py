@@ -1,7 +1,7 @@
 """Artifact paths of one entity and the member paths that hold them.
 
-Most names tell their member path and back. Where two artifacts would meet on one member path (a file
-and a directory of one name, as object stores allow) or a name is too long, the member gets the
+Most names tell their member path and back. Where two artifacts would meet on one member path (a
+file and a directory of one name, as object stores allow) or a name is too long, the member gets the
 hashed form and the owner's document keeps the original under ``names``.
 """
 

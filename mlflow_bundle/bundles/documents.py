@@ -2,9 +2,9 @@
 
 The shapes are those of the mid-2022 export directories of mlflow-export-import, whose importer can
 therefore read an extracted bundle, with more keys for what that generation lost (FORMAT.md,
-documents). Encoding is strict JSON: NaN and infinities are the strings ``"NaN"``, ``"Infinity"`` and
-``"-Infinity"``. Decoding refuses a wrong type with the path of the field and ignores unknown keys,
-which :func:`unknown_keys` counts.
+documents). Encoding is strict JSON: NaN and infinities are the strings ``"NaN"``, ``"Infinity"``
+and ``"-Infinity"``. Decoding refuses a wrong type with the path of the field and ignores unknown
+keys, which :func:`unknown_keys` counts.
 """
 
 from __future__ import annotations
@@ -37,10 +37,6 @@ from mlflow_bundle.entities import (
 from mlflow_bundle.errors import DocumentError, LimitError
 from mlflow_bundle.report import Loss
 
-
-
-
-
 DOCUMENTS_VERSION = 1
 """``documents`` in bundle.json: changes within a version only add."""
 
@@ -48,7 +44,6 @@ MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 """Largest document that is read into memory."""
 
 T = TypeVar("T")
-
 
 
 class BundleHeader(msgspec.Struct, frozen=True, kw_only=True):

@@ -53,6 +53,7 @@ class BundleFileWriter:
     ) -> None:
         self._final: Path | None = None
         self._partial: Path | None = None
+        self._claimed: _ClaimedStdout | None = None
         self._stream = self._open(path, force=force)
         self._finished = False
         try:
@@ -70,7 +71,8 @@ class BundleFileWriter:
 
     def _open(self, path: str, *, force: bool) -> BinaryIO:
         if path == STANDARD_STREAM:
-            return sys.stdout.buffer
+            self._claimed = _ClaimedStdout()
+            return self._claimed.stream
         self._final = Path(path)
         check_output(path, force=force)
         self._partial = self._final.with_name(self._final.name + ".partial")
@@ -121,8 +123,9 @@ class BundleFileWriter:
             os.replace(self._partial, self._final)
             _sync_directory(self._final.parent)
             self._stream.close()
-        else:
+        elif self._claimed is not None:
             self._stream.flush()
+            self._claimed.release()
         self._finished = True
         return digest
 
@@ -133,11 +136,42 @@ class BundleFileWriter:
             self._finished = True
 
     def _discard(self) -> None:
+        if self._claimed is not None:
+            self._claimed.release()
         if self._partial is not None:
             with contextlib.suppress(OSError):
                 self._stream.close()
             with contextlib.suppress(FileNotFoundError):
                 self._partial.unlink()
+
+
+class _ClaimedStdout:
+    """Standard output for the bundle alone: what others print meanwhile goes to standard error."""
+
+    def __init__(self) -> None:
+        self._saved = sys.stdout
+        self._saved.flush()
+        self._descriptor: int | None = None
+        try:
+            self._number = self._saved.fileno()
+        except (OSError, ValueError):  # not a real file: a test's
+            self.stream: BinaryIO = self._saved.buffer
+        else:
+            # Not only sys.stdout: libraries and child processes write to the descriptor.
+            self._descriptor = os.dup(self._number)
+            self.stream = os.fdopen(os.dup(self._number), "wb")
+            os.dup2(2, self._number)
+        sys.stdout = sys.stderr
+
+    def release(self) -> None:
+        """Give standard output back; harmless when called again."""
+        sys.stdout = self._saved
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                self.stream.close()
+            os.dup2(self._descriptor, self._number)
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def check_output(path: str, *, force: bool) -> None:

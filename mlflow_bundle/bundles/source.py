@@ -1,13 +1,14 @@
 """Reads entities from a bundle: a file or a plain directory in the documented layout.
 
-A selection reads only what it needs: the manifests, the documents of what is selected and of what it
-depends on, and their artifacts. Dependencies go downward: a version needs its run, its logged model
-and their experiments' documents; a run needs its logged models; nothing needs what lies above it.
+A selection reads only what it needs: the manifests, the documents of what is selected and of what
+it depends on, and their artifacts. Dependencies go downward: a version needs its run, its logged
+model and their experiments' documents; a run needs its logged models; nothing needs what lies above
+it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 import msgspec
@@ -33,7 +34,6 @@ from mlflow_bundle.entities import (
     LoggedModel,
     MetricHistory,
     ModelVersion,
-    Prompt,
     RegisteredModel,
     Run,
 )

@@ -193,7 +193,7 @@ class DirectoryReader:
     def open_member(self, member: str) -> BinaryIO:
         validate_path(member)
         self._lstat(member)
-        return io.FileIO(os.open(self.root / member, os.O_RDONLY | os.O_NOFOLLOW), "rb")  # type: ignore[return-value]
+        return open(os.open(self.root / member, os.O_RDONLY | os.O_NOFOLLOW), "rb")
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -204,25 +204,58 @@ class DirectoryWriter:
 
     Args:
         root: The directory to make. Its parent must exist.
-        force: Whether an existing directory is replaced once the new one is complete.
+        header: Content of ``.mlbundle/bundle.json``.
+        mtime_ns: Modification time of members that are given none.
+        force: Whether a tree that exists there is replaced once the new one is complete.
 
     Raises:
-        BundleError: ``root`` exists and ``force`` is not given.
+        BundleError: As :meth:`check`.
     """
 
-    def __init__(self, root: str | os.PathLike[str], *, force: bool = False) -> None:
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        header: bytes,
+        mtime_ns: int,
+        force: bool = False,
+    ) -> None:
+        self.check(root, force=force)
         self.root = Path(os.path.abspath(root))
-        self._force = force
-        if not force and self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
-            raise BundleError(f"{root} exists already", hint="give another name, or --force")
+        self._mtime_ns = mtime_ns
         self._partial = self.root.with_name(self.root.name + ".partial")
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self._partial)
+        self._remove(self._partial)
         self._partial.mkdir()
         self._chain: list[tuple[str, int]] = []
         self._root_fd = os.open(self._partial, os.O_RDONLY | os.O_DIRECTORY)
         self._last_key = b""
         self._finished = False
+        self.add(HEADER_PATH, header)
+
+    @staticmethod
+    def check(root: str | os.PathLike[str], *, force: bool) -> None:
+        """Refuse early a directory that could not be made later.
+
+        Raises:
+            BundleError: It exists and ``force`` is not given, or it is no tree of ours and would
+                be deleted, or its parent is missing.
+        """
+        final = Path(os.path.abspath(root))
+        if not final.parent.is_dir():
+            raise BundleError(f"no such directory: {final.parent}")
+        if not os.path.lexists(final):
+            return
+        if final.is_symlink() or not final.is_dir():
+            raise BundleError(f"{root} exists already and is no directory")
+        if not any(final.iterdir()):
+            return
+        if not force:
+            raise BundleError(f"{root} exists already", hint="give another name, or --force")
+        if not (final / HEADER_PATH).is_file():
+            raise BundleError(
+                f"{root} holds something else than the tree of a bundle, and is not replaced",
+                hint="give another name",
+            )
 
     def add(self, path: str, data: bytes, *, mtime_ns: int | None = None) -> None:
         self.add_stream(path, io.BytesIO(data), len(data), mtime_ns=mtime_ns)
@@ -251,8 +284,8 @@ class DirectoryWriter:
                     written += len(chunk)
                 if written != size:
                     raise BundleError(f"{path}: {written} bytes came, {size} were announced")
-            if mtime_ns is not None:
-                os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
+            mtime = self._mtime_ns if mtime_ns is None else mtime_ns
+            os.utime(name, ns=(mtime, mtime), dir_fd=parent, follow_symlinks=False)
         except BaseException:
             os.unlink(name, dir_fd=parent)
             raise
@@ -296,20 +329,25 @@ class DirectoryWriter:
 
     def finish(self) -> None:
         self._close_descriptors()
+        replaced = self.root.with_name(self.root.name + ".replaced")
         if self.root.exists():
-            if self._force:
-                shutil.rmtree(self.root)
-            else:
-                self.root.rmdir()
+            self._remove(replaced)
+            self.root.rename(replaced)
         self._partial.rename(self.root)
         self._finished = True
+        self._remove(replaced)
 
     def close(self) -> None:
         if not self._finished:
             self._close_descriptors()
             with contextlib.suppress(OSError):
-                shutil.rmtree(self._partial)
+                self._remove(self._partial)
             self._finished = True
+
+    @staticmethod
+    def _remove(directory: Path) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(directory)
 
     def _close_descriptors(self) -> None:
         for _, descriptor in self._chain:
