@@ -28,7 +28,7 @@ from mlflow.utils.uri import is_databricks_uri
 
 from mlflow_bundle.credentials import mask_uri
 from mlflow_bundle.errors import ServerError
-from mlflow_bundle.rest.quick_ack import quicken
+from mlflow_bundle.rest.fast_client import quicken, remember_absent_modules
 
 API = "/api/2.0/mlflow/"
 AJAX = "/ajax-api/2.0/mlflow/"
@@ -75,6 +75,7 @@ class Session:
 
     def _quicken(self) -> None:
         """Prepare the session that MLflow's client will use for these very settings."""
+        remember_absent_modules()
         try:
             quicken(
                 request_utils._get_request_session(
