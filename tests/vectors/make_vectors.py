@@ -1,0 +1,270 @@
+"""Writes the vectors: one small bundle per defect, and what readers must make of it.
+
+``python -m tests.vectors.make_vectors`` writes ``<name>.mlbundle`` and ``<name>.json`` beside this
+file. The outcomes below are stated by hand; members and their digests are recorded. A reader in
+another language needs the two files only (``test_vectors.py`` says what the keys mean).
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import msgpack
+import zstandard
+
+from mlflow_bundle.archive import tar
+from tests.vectors.forge import (
+    EOF_FRAME,
+    MTIME_NS,
+    Bundle,
+    Group,
+    Record,
+    part,
+    raw,
+    sha256,
+    zstd,
+)
+
+HERE = Path(__file__).parent
+
+ONE = Record("a/one.txt", b"one\n")
+TWO = Record("a/two.txt", b"0123456789abcdef" * 100)
+LINK = Record("b/link.txt", TWO.content, link="a/two.txt")
+LAST = Record("z.json", b"{}")
+LONG = Record("b/long.bin", bytes(range(256)) * 12)
+RECORDS = [ONE, TWO, LINK, LAST]
+
+
+def one_group(**changes: Any) -> bytes:
+    return Bundle([Group(RECORDS, **changes)]).build()
+
+
+def with_records(*records: Record, **changes: Any) -> bytes:
+    return Bundle([Group(list(records), **changes)]).build()
+
+
+def two_groups(first: dict[str, Any], second: dict[str, Any] | None = None, **bundle: Any) -> bytes:
+    groups = [Group([ONE, TWO], **first), Group([LAST], **(second or {}))]
+    return Bundle(groups, **bundle).build()
+
+
+def whole(**changes: Any) -> bytes:
+    return Bundle([Group(RECORDS)], **changes).build()
+
+
+def changed(record: Record, **changes: Any) -> Record:
+    return replace(record, **changes)
+
+
+def spanning(*groups: Group, **changes: Any) -> bytes:
+    return Bundle([Group([ONE]), *groups, Group([LAST])], **changes).build()
+
+
+PARTS = [part(LONG, 0, 1024), part(LONG, 1024, 1024), part(LONG, 2048, 1024)]
+TAR = b"".join([record.tar() for record in RECORDS])
+
+
+def nested_key(body: dict[str, Any]) -> bytes:
+    """The key ``n`` twice."""
+    packed = bytearray(msgpack.packb(body))
+    packed[0] += 1
+    return bytes(packed) + msgpack.packb("n") + msgpack.packb(4)
+
+
+def long_integer(body: dict[str, Any]) -> bytes:
+    packed: bytes = msgpack.packb(body)
+    return packed.replace(b"\xa1n\x04", b"\xa1n\xcc\x04", 1)
+
+
+def flip(offset: int) -> Callable[[bytes], bytes]:
+    return lambda page: page[:offset] + bytes([page[offset] ^ 1]) + page[offset + 1 :]
+
+
+def bad_checksum(page: bytes) -> bytes:
+    return flip(60)(page)
+
+
+SOUND = None
+T, C, U, L, N = (
+    "TruncatedError",
+    "CorruptFrameError",
+    "UnsupportedVersionError",
+    "LimitError",
+    "NotABundleError",
+)
+P = "UnsafePathError"
+
+# name: (bytes, outcome of opening and verifying a file, outcome of streaming)
+VECTORS: dict[str, tuple[Callable[[], bytes], str | None, str | None]] = {
+    "ok-empty": (lambda: Bundle([]).build(), SOUND, SOUND),
+    "ok-small": (one_group, SOUND, SOUND),
+    "ok-two-groups": (lambda: two_groups({}), SOUND, SOUND),
+    "ok-no-seek-table": (lambda: whole(seek_table=None), SOUND, SOUND),
+    "ok-nodes": (
+        lambda: Bundle([Group([Record(f"d/{n}", b"%d" % n)]) for n in range(7)], fanout=2).build(),
+        SOUND,
+        SOUND,
+    ),
+    "ok-spanning": (lambda: spanning(*PARTS), SOUND, SOUND),
+    "ok-void": (lambda: spanning(*PARTS[:2], part(LONG, 2048, 1024, void=True)), SOUND, SOUND),
+    "ok-raw-frame": (lambda: one_group(frames=[raw(TAR)]), SOUND, SOUND),
+    "ok-two-frames": (
+        lambda: with_records(
+            ONE,
+            TWO,
+            contents=[ONE.tar(), TWO.tar()],
+            body={"frame": struct.pack("<2I", 0, 1), "off": bytes(8)},
+        ),
+        SOUND,
+        SOUND,
+    ),
+    "ok-pax": (
+        lambda: with_records(
+            Record("caf\u00e9/" + "x" * 150, b"1", mtime_ns=MTIME_NS + 120_000_000)
+        ),
+        SOUND,
+        SOUND,
+    ),
+    "ok-mode": (lambda: with_records(changed(ONE, mode=0o600)), SOUND, SOUND),
+    "ok-unknown-key": (lambda: one_group(body={"later": {"x": [1, None]}}), SOUND, SOUND),
+    "ok-ignorable-flag": (lambda: one_group(preamble={"flags": 0x0001}), SOUND, SOUND),
+    "not-a-bundle": (lambda: zstd(TAR + bytes(1024)), N, N),
+    "skippable-frame-first": (
+        lambda: whole(header=b"\x5b\x2a\x4d\x18\x04\x00\x00\x00test" + raw(ONE.tar())),
+        N,
+        N,
+    ),
+    "no-trailer": (lambda: whole(seek_table=None)[:-128], T, T),
+    "cut-in-trailer": (lambda: whole(seek_table=None)[:-1], T, T),
+    "cut-in-data": (lambda: whole()[:1400], T, T),
+    "bytes-after-end": (lambda: whole() + b"\x00", T, C),
+    "two-bundles-joined-by-cat": (lambda: whole() + whole(), C, C),
+    "major-2": (lambda: whole(trailer={"major": 2}), U, U),
+    "major-2-group": (lambda: one_group(preamble={"major": 2}), U, U),
+    "critical-flag": (lambda: one_group(preamble={"flags": 0x8000}), U, U),
+    "critical-key": (lambda: one_group(body={"!gone": []}), U, U),
+    "require": (
+        lambda: whole(document=b'{"require": ["volumes"]}', root={"require": ["volumes"]}),
+        U,
+        U,
+    ),
+    "prerequisites": (lambda: whole(document=b'{"prerequisites": [{"uuid": "x"}]}'), U, U),
+    "signature": (
+        lambda: whole(before_trailer=b"\x5b\x2a\x4d\x18\x08\x00\x00\x00MLBS\x01\x00\x00\x00"),
+        U,
+        U,
+    ),
+    "header-of-another-bundle": (lambda: whole(document=b'{"uuid": "%s"}' % (b"0" * 36)), C, C),
+    "header-no-json": (lambda: whole(document=b"not json"), C, C),
+    "root-digest": (lambda: whole(trailer={"root_digest": bytes(32)}), C, C),
+    "root-hash-name": (lambda: whole(root={"hash": "md5"}), U, U),
+    "member-count": (lambda: whole(root={"n": 5}), C, C),
+    "tar-length": (lambda: whole(root={"tar": 1024}), C, C),
+    "page-checksum": (lambda: two_groups({"patch": bad_checksum}), C, C),
+    "page-digest": (lambda: two_groups({"entry": {6: bytes(32)}}), C, C),
+    "page-moved": (lambda: two_groups({}, {"preamble": {"offset": 5}}), C, C),
+    "page-of-another-bundle": (lambda: two_groups({}, {"preamble": {"uuid": UUID(int=9)}}), C, C),
+    "page-out-of-sequence": (lambda: two_groups({}, {"preamble": {"sequence": 7}}), C, C),
+    "gap-between-groups": (lambda: two_groups({"gap": EOF_FRAME}), C, C),
+    "no-end-of-archive": (lambda: whole(eof=b""), C, C),
+    "end-of-archive-compressed": (lambda: whole(eof=zstd(bytes(1024))), C, C),
+    "seek-table-wrong": (lambda: whole(seek_table=lambda t: [(1, 1)] * len(t)), C, SOUND),
+    "groups-out-of-order": (lambda: Bundle([Group([LAST]), Group([ONE])]).build(), C, C),
+    "frame-digest": (lambda: one_group(frame_digests=[bytes(32)]), C, C),
+    "content-digest": (lambda: with_records(ONE, changed(TWO, digest=bytes(32)), LAST), C, C),
+    "tar-name-differs": (
+        lambda: with_records(
+            ONE, changed(TWO, header=tar.render_header("x", 1600, MTIME_NS, 0o644, None))
+        ),
+        C,
+        C,
+    ),
+    "tar-size-differs": (
+        lambda: with_records(
+            ONE, changed(TWO, header=tar.render_header("a/two.txt", 0, MTIME_NS, 0o644, None))
+        ),
+        C,
+        C,
+    ),
+    "tar-padding": (lambda: with_records(changed(ONE, padding=b"x" * 508)), C, C),
+    "tar-offset": (lambda: one_group(body={"tar": 512}), C, C),
+    "record-gap": (lambda: one_group(contents=[TAR + bytes(512)]), C, C),
+    "path-parent": (lambda: with_records(Record("a/../../etc/passwd", b"x")), P, P),
+    "path-absolute": (lambda: with_records(Record("/etc/passwd", b"x")), P, P),
+    "path-backslash": (lambda: with_records(Record("a\\b", b"x")), P, P),
+    "path-not-nfc": (lambda: with_records(Record("e\u0301", b"x")), P, P),
+    "path-device": (lambda: with_records(Record("a/NUL.txt", b"x")), P, P),
+    "path-dot": (lambda: with_records(Record(".bashrc", b"x")), P, P),
+    "path-twice": (lambda: with_records(ONE, ONE), C, C),
+    "path-order": (lambda: with_records(TWO, ONE), C, C),
+    "path-of-header": (lambda: with_records(Record(".mlbundle/bundle.json", b"{}")), C, C),
+    "file-and-directory": (lambda: with_records(ONE, Record("a", b"x")), C, SOUND),
+    "link-forward": (lambda: with_records(Record("a", TWO.content, link="b"), Record("b")), C, C),
+    "link-missing": (lambda: with_records(ONE, changed(LINK, link="a/none.txt")), C, SOUND),
+    "link-to-link": (
+        lambda: with_records(TWO, LINK, changed(LINK, path="c", link="b/link.txt")),
+        C,
+        SOUND,
+    ),
+    "link-other-time": (lambda: with_records(TWO, changed(LINK, mtime_ns=0)), C, SOUND),
+    "link-other-digest": (lambda: with_records(TWO, changed(LINK, digest=bytes(32))), C, SOUND),
+    "type-symlink": (lambda: with_records(ONE, changed(TWO, kind=b"2")), C, C),
+    "mode-setuid": (lambda: with_records(changed(ONE, mode=0o4755)), C, C),
+    "frame-states-other-size": (lambda: one_group(frames=[zstd(TAR + b"x")]), C, C),
+    "frame-states-no-size": (
+        lambda: one_group(
+            frames=[zstandard.ZstdCompressor(write_content_size=False).compress(TAR)]
+        ),
+        C,
+        C,
+    ),
+    "frame-with-another-behind": (lambda: one_group(frames=[zstd(TAR) + zstd(b"x")]), C, C),
+    "frame-bomb": (
+        lambda: with_records(Record("a", bytes(9 << 20))),
+        L,
+        L,
+    ),
+    "body-bomb": (lambda: one_group(compress=lambda _: zstd(bytes(65 << 20))), L, L),
+    "body-key-twice": (lambda: one_group(packed=nested_key), C, C),
+    "body-long-integer": (lambda: one_group(packed=long_integer), C, C),
+    "body-missing-key": (lambda: one_group(body={"size": None}), C, C),
+    "void-without-span": (lambda: one_group(preamble={"flags": 0x0100}), C, C),
+    "part-missing-first": (lambda: spanning(*PARTS[1:]), C, C),
+    "part-missing-middle": (lambda: spanning(PARTS[0], PARTS[2]), C, C),
+    "part-missing-last": (lambda: spanning(*PARTS[:2]), C, C),
+    "part-whole-digest": (
+        lambda: spanning(
+            *PARTS[:2], replace(PARTS[2], body={**PARTS[2].body, "digest": sha256(b"")})
+        ),
+        C,
+        C,
+    ),
+}
+
+
+def write() -> None:
+    from tests.vectors.test_vectors import outcome
+
+    for old in [*HERE.glob("*.mlbundle"), *HERE.glob("*.json")]:
+        old.unlink()
+    wrong = []
+    for name, (build, on_verify, on_stream) in VECTORS.items():
+        data = build()
+        (HERE / f"{name}.mlbundle").write_bytes(data)
+        found = outcome(data)
+        stated = (on_verify, on_stream)
+        if (found["file"]["error"], found["stream"]["error"]) != stated:
+            wrong.append(f"{name}: stated {stated}, found {found}")
+        (HERE / f"{name}.json").write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    if wrong:
+        raise SystemExit("\n".join(wrong))
+
+
+if __name__ == "__main__":
+    write()
