@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from mlflow_bundle.contracts import Content, Sink, Source
-from mlflow_bundle.entities import Entity
+from mlflow_bundle.entities import RECORDS, Entity
 from mlflow_bundle.errors import ConflictError, ServerError
 from mlflow_bundle.progress import Progress, SilentProgress
 from mlflow_bundle.report import Report
@@ -73,7 +73,7 @@ def transfer(
                 f"{len(report.conflicts)} conflicts, nothing was written; the first: {first}",
                 hint="--dry-run lists them all; --on-conflict skip or update goes on",
             )
-        progress.start("moving", sum(report.planned.values()), None)
+        progress.start("moving", sum(report.planned[kind] for kind in RECORDS), None)
         _each(source.iter_contents(), lambda content: _put(sink, content, report), side_by_side)
         sink.finish()
     except BaseException:

@@ -63,7 +63,7 @@ def lines(summary: Summary, *, verbose: bool = False) -> list[str]:
         if verbose:
             shown += [f"  {name}: {count}" for name, count in summary.adjusted.items()]
     shown += _listed("conflicts", [str(conflict) for conflict in summary.conflicts], verbose)
-    shown += [f"note: {note}" for note in summary.notes]
+    shown += [f"note: {one_line(note)}" for note in summary.notes]
     shown += _listed("lost", [str(loss) for loss in summary.lost], verbose)
     took = f"{summary.duration_s:.1f} s, {summary.requests} requests"
     if summary.dry_run:
@@ -72,18 +72,14 @@ def lines(summary: Summary, *, verbose: bool = False) -> list[str]:
         shown.append(f"finished with {len(summary.lost)} losses in {took}")
     else:
         shown.append(f"done in {took}; nothing lost")
-    return [shown[0], *(f"{_indent(line)}{one_line(line)}" for line in shown[1:])]
-
-
-def _indent(line: str) -> str:
-    return line[: len(line) - len(line.lstrip(" "))]
+    return shown
 
 
 def _listed(title: str, entries: list[str], verbose: bool) -> list[str]:
     if not entries:
         return []
     shown = entries if verbose else entries[:MAX_LINES]
-    listed = [f"{title}: {len(entries)}", *(f"  {entry}" for entry in shown)]
+    listed = [f"{title}: {len(entries)}", *(f"  {one_line(entry)}" for entry in shown)]
     if len(shown) < len(entries):
         listed.append(f"  and {len(entries) - len(shown)} more; --verbose or --json lists them all")
     return listed

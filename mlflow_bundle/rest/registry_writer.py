@@ -214,7 +214,6 @@ class RegistryWriter:
         number = self._create_version(model, version, name, trees.get(version.version))
         if number is not None:
             self._to.report.did(kind)
-            self._to.progress.advance(1)
         return number
 
     def _number_is_free(

@@ -270,9 +270,12 @@ class Session:
 
     def store_failed(self, uri: str, exc: Exception) -> ServerError:
         """The error for an artifact store that refused or could not be reached."""
-        message = (
-            exc.message if isinstance(exc, MlflowException) else f"{type(exc).__name__}: {exc}"
-        )
+        if isinstance(exc, ModuleNotFoundError):
+            message = f"reading it needs the Python package {exc.name!r}"
+        elif isinstance(exc, MlflowException):
+            message = exc.message
+        else:
+            message = f"{type(exc).__name__}: {exc}"
         return self._error(
             f"{mask_uri(uri)}: {_one_line(message)}", status=HTTPStatus.BAD_GATEWAY, retryable=True
         )
