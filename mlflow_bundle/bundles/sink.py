@@ -85,7 +85,7 @@ class BundleSink(Sink):
         open_writer: WriterFactory,
         report: Report,
         *,
-        options: ExportOptions = ExportOptions(),  # noqa: B008 - frozen
+        options: ExportOptions = ExportOptions(),
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
         bundle_uuid: uuid.UUID | None = None,
         progress: Progress | None = None,
@@ -295,7 +295,7 @@ class BundleSink(Sink):
         except ServerError as exc:
             if exc.status is None:
                 raise
-            self._report.lose(kind, owner_id, f"artifacts: {exc.message}", field="artifacts")
+            self._report.lose(kind, owner_id, exc.message, field="artifacts")
             tree, files = NoArtifacts("unreadable"), []
         names: dict[str, str] = {}
         count = total = 0
