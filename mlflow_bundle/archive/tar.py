@@ -188,7 +188,7 @@ def _parse_header(data: bytes, offset: int) -> tuple[str, int, int, int, str | N
     kind = block[156]
     if kind not in (REGULAR, HARD_LINK):
         raise ValueError(f"type {kind:#x}")
-    if any(block[265:329]) or any(block[345:512]):
+    if block[265:329] != _ZEROS[64] or block[345:512] != _ZEROS[167]:
         raise ValueError("owner names or prefix")
     size = int.from_bytes(block[125:136], "big") if block[124] == 0x80 else _octal(block[124:136])
     if b"size" in pax and int(pax[b"size"]) != size:

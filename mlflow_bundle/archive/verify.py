@@ -58,6 +58,9 @@ class Verification:
         self._nodes: list[Entry] = []
         self._seek_entries: list[tuple[int, int]] = []
         self._spanning: _Spanning | None = None
+        self._last_key = b""
+        self._parent: str | None = None
+        self._parent_is_flat = True
 
     def run(self) -> VerifyResult:
         self._check_header()
@@ -141,7 +144,7 @@ class Verification:
                 self._check_tar_header(group, number, frames)
                 for _ in iter_content(group, number, frames):
                     pass
-                self._check_names(member)
+                self._check_names(member, group.keys[number])
             except FormatError as exc:
                 if not self._result.problems or self._result.problems[-1] is not exc:
                     self._report(exc)
@@ -182,7 +185,7 @@ class Verification:
         try:
             if spanning.digest.digest() != group.whole_digest:
                 raise CorruptFrameError("content digest is wrong", path=member.path)
-            self._check_names(member)
+            self._check_names(member, group.keys[0])
         except FormatError as exc:
             self._report(exc)
         else:
@@ -204,8 +207,14 @@ class Verification:
         if (path, size, mtime_ns, mode, link, length) != expected:
             raise CorruptFrameError("tar header differs from the index", path=expected[0])
 
-    def _check_names(self, member: Member) -> None:
-        if self._is_directory(member.path):
+    def _check_names(self, member: Member, key: bytes) -> None:
+        before, self._last_key = self._last_key, key
+        parent = member.path.rpartition("/")[0]
+        if parent != self._parent:
+            # Whatever lies deeper stands right before the first file of a directory.
+            self._parent = parent
+            self._parent_is_flat = not before.startswith(directory_key(parent) + b"\x01")
+        if not self._parent_is_flat and self._is_directory(member.path):
             raise CorruptFrameError("is both a file and a directory", path=member.path)
         if member.link is not None:
             self._reader._target(member)

@@ -49,6 +49,7 @@ from mlflow_bundle.archive.index import (
     group_entry,
 )
 from mlflow_bundle.archive.limits import (
+    DEDUP_MIN_BYTES,
     GROUP_BYTES,
     GROUP_MEMBERS,
     LARGE_FRAME_BYTES,
@@ -61,6 +62,7 @@ from mlflow_bundle.archive.paths import HEADER_PATH, order_key, validate_path
 from mlflow_bundle.errors import BundleError
 
 _READ_BYTES = 1 << 20
+_sha256 = hashlib.sha256
 
 
 class ShortReadError(BundleError):
@@ -231,20 +233,20 @@ class ArchiveWriter:
         if size >= LARGE_MEMBER_BYTES:
             return self.add_stream(path, io.BytesIO(data), size, mtime_ns=mtime_ns)
         key = self._checked_key(path)
-        digest = hashlib.sha256(data).digest()
-        window = self._window
+        digest = _sha256(data).digest()
         mtime = self._mtime_ns if mtime_ns is None else _clamped(mtime_ns)
-        if window.takes(size):
-            earlier = window.find(digest)
+        if size >= DEDUP_MIN_BYTES:
+            earlier = self._window.find(digest)
             if earlier is not None:
                 target, mtime = earlier
                 return self._append_link(path, key, size, mtime, digest, target)
-            window.add(digest, path, mtime)
+            self._window.add(digest, path, mtime)
         header = tar.render_header(path, size, mtime, tar.FILE_MODE, None)
-        length = len(header) + size + -size % tar.BLOCK
+        fill = tar.padding(size)
+        length = len(header) + size + len(fill)
         group = self._room_for(length)
         group.append(path, tar.REGULAR, mtime, size, digest, length)
-        group.pieces += (header, data, tar.padding(size))
+        group.pieces += (header, data, fill)
         self._accept(path, key)
         return Member(path=path, size=size, mtime_ns=mtime, mode=tar.FILE_MODE, digest=digest)
 

@@ -122,8 +122,8 @@ def test_the_example_is_what_the_writer_writes() -> None:
 
 
 def test_the_place_for_documents_is_marked() -> None:
-    assert "<!-- documents:begin -->" in section("9")
-    assert "<!-- documents:end -->" in section("9")
+    assert section("9").startswith("## 9. Documents\n\n<!-- documents:begin -->\n")
+    assert "\n<!-- documents:end -->\n\n## 10. " in TEXT
 
 
 def test_sections_that_code_cites_exist() -> None:
