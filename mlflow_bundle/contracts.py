@@ -173,17 +173,24 @@ class Sink(ABC):
             SinkError: The sink cannot be written.
         """
 
-    def reserve(self, entity: Entity) -> None:
+    def reserve(self, entity: Entity, *, dry: bool = False) -> None:
         """Create or find the place of ``entity``: its id here is known afterwards.
 
         Harmless when called again for the same entity after a crash.
+
+        Args:
+            entity: One of :attr:`reserved_kinds`.
+            dry: Whether it is only looked for.
 
         Raises:
             SinkError: The sink refused.
         """
 
     def examine(self, content: Content) -> None:
-        """Count what :meth:`put` would do and report every conflict, without writing."""
+        """Report what is there already and every conflict, without writing.
+
+        Called after a dry :meth:`reserve` of everything.
+        """
 
     @abstractmethod
     def put(self, content: Content) -> None:

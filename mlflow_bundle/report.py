@@ -129,6 +129,17 @@ class Report:
         with self._lock:
             self.conflicts.append(Conflict(kind=kind, id=id, field=field, reason=reason))
 
+    def start_over(self, losses: list[Loss]) -> None:
+        """Forget what a look at the destination found, before the transfer itself.
+
+        Args:
+            losses: Those known before the look.
+        """
+        with self._lock:
+            self.adjusted.clear()
+            self.present.clear()
+            self.losses[:] = losses
+
     def note(self, text: str) -> None:
         """Add a line for the reader that is neither an adjustment nor a loss."""
         with self._lock:

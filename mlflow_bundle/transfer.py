@@ -52,27 +52,26 @@ def transfer(
     """
     progress = progress or SilentProgress()
     try:
+        progress.start("listing")
         source.select(selection, report)
         report.source = source.info.uri
         sink.begin(source.info, selection)
-        for kind in sink.reserved_kinds:
-            _each(
-                source.iter_entities(kind),
-                lambda entity: _reserve(sink, entity, report),
-                jobs if sink.concurrent else 1,
-            )
         side_by_side = jobs if sink.concurrent and source.random_access else 1
         if examine_first or report.dry_run:
+            lost_before = list(report.losses)
+            _reserve_all(source, sink, report, jobs, dry=True)
             contents = source.iter_contents(listing_only=True)
             _each(contents, lambda content: _examine(sink, content, report), side_by_side)
-        if report.dry_run:
-            return
-        if examine_first and report.conflicts:
-            first = report.conflicts[0]
-            raise ConflictError(
-                f"{len(report.conflicts)} conflicts, nothing was written; the first: {first}",
-                hint="--dry-run lists them all; --on-conflict skip or update goes on",
-            )
+            if report.dry_run:
+                return
+            if report.conflicts:
+                raise ConflictError(
+                    f"{len(report.conflicts)} conflicts, nothing was written; the first: "
+                    f"{report.conflicts[0]}",
+                    hint="--dry-run lists them all; --on-conflict skip or update goes on",
+                )
+            report.start_over(lost_before)
+        _reserve_all(source, sink, report, jobs)
         progress.start("moving", sum(report.planned[kind] for kind in RECORDS), None)
         _each(source.iter_contents(), lambda content: _put(sink, content, report), side_by_side)
         sink.finish()
@@ -83,9 +82,20 @@ def transfer(
         progress.close()
 
 
-def _reserve(sink: Sink, entity: Entity, report: Report) -> None:
+def _reserve_all(
+    source: Source, sink: Sink, report: Report, jobs: int, *, dry: bool = False
+) -> None:
+    for kind in sink.reserved_kinds:
+        _each(
+            source.iter_entities(kind),
+            lambda entity: _reserve(sink, entity, report, dry=dry),
+            jobs if sink.concurrent else 1,
+        )
+
+
+def _reserve(sink: Sink, entity: Entity, report: Report, *, dry: bool) -> None:
     try:
-        sink.reserve(entity)
+        sink.reserve(entity, dry=dry)
     except ConflictError:
         raise
     except ServerError as exc:

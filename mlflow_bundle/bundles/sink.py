@@ -130,7 +130,7 @@ class BundleSink(Sink):
                 docs.encode(header), self._uuid, self._created_ms * 1_000_000
             )
 
-    def reserve(self, entity: Entity) -> None:
+    def reserve(self, entity: Entity, *, dry: bool = False) -> None:
         if isinstance(entity, Experiment):
             self._experiment_names[entity.id] = entity.name
 

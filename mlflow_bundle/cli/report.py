@@ -51,10 +51,10 @@ def lines(summary: Summary, *, verbose: bool = False) -> list[str]:
     if rows:
         width = max(len(row[0]) for row in rows)
         header = f"  {'':<{width}}  {'planned':>9}"
-        shown.append(header if summary.dry_run else f"{header}  {'done':>9}  {'present':>9}")
+        shown.append(f"{header}  {'' if summary.dry_run else 'done':>9}  {'present':>9}")
         for kind, planned, done, present in rows:
             line = f"  {kind:<{width}}  {'' if planned is None else planned:>9}"
-            shown.append(line if summary.dry_run else f"{line}  {done:>9}  {present:>9}")
+            shown.append(f"{line}  {'' if summary.dry_run else done:>9}  {present:>9}")
     if summary.bytes:
         shown.append(f"  {format_bytes(summary.bytes)} of artifacts")
     if summary.adjusted:

@@ -75,10 +75,12 @@ class RegistryWriter:
         assert isinstance(model, RegisteredModel)
         here = self._here(model)
         if here is not None:
+            self._to.report.found(model.kind)
             self._compare_model(model, here)
             for version in model.versions:
                 twin = _twin(version, here)
                 if twin is not None:
+                    self._to.report.found(VERSION_KIND[model.kind])
                     self._compare_version(model, version, twin)
                 elif not self._to.options.renumber:
                     self._number_is_free(model, version, here)

@@ -100,7 +100,8 @@ class RunWriter:
         if here is not None and here.info.lifecycle_stage == "deleted":
             if run.info.lifecycle_stage != "deleted":
                 report.conflict(Run.kind, run.id, "lifecycle_stage", "deleted at the destination")
-            report.found(Run.kind)
+            if not dry:
+                report.found(Run.kind)
             return
         tags = self._tags(run, content)
         if here is not None:

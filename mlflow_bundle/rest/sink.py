@@ -35,7 +35,7 @@ _UNSETTABLE_OF_EXPERIMENT = (
     "creation_time",
     "last_update_time",
 )
-_DRY = "(new)"
+_NEW = "(new)"
 """Stands for the id of what a dry run would create."""
 
 
@@ -83,6 +83,7 @@ class RestSink(Sink):
         self._by_name: dict[str, Experiment] = {}
         self._made: set[str] = set()
         self._deleted_here: set[str] = set()
+        self._listed: set[str] = set()
         self._lock = threading.Lock()
         self._expected: set[str] = set()
         self._deferred: list[Content] = []
@@ -98,10 +99,6 @@ class RestSink(Sink):
     def shown_uri(self) -> str:
         """The server's URI without credentials."""
         return self._to.session.shown_uri
-
-    @property
-    def _dry(self) -> bool:
-        return self._to.report.dry_run
 
     def begin(self, source: SourceInfo, selection: Selection) -> None:
         pages = self._to.session.iter_pages(
@@ -125,23 +122,23 @@ class RestSink(Sink):
 
     # Places
 
-    def reserve(self, entity: Entity) -> None:
+    def reserve(self, entity: Entity, *, dry: bool = False) -> None:
         if isinstance(entity, Experiment):
-            self._reserve_experiment(entity)
+            self._reserve_experiment(entity, dry=dry)
         elif isinstance(entity, Run):
-            self._reserve_run(entity)
+            self._reserve_run(entity, dry=dry)
         elif isinstance(entity, LoggedModel):
-            self._reserve_logged_model(entity)
+            self._reserve_logged_model(entity, dry=dry)
         else:
             self._models.check(entity)
             self._expected.add(entity.name)
 
-    def _reserve_experiment(self, experiment: Experiment) -> None:
-        options = self._to.options
-        name = options.rename_experiments.get(experiment.name, experiment.name)
-        name = options.experiment_name_prefix + name
+    def _reserve_experiment(self, experiment: Experiment, *, dry: bool) -> None:
+        name = self._name_here(experiment)
         here = self._by_name.get(name)
-        if here is None:
+        if here is None and dry:
+            id, location = _NEW, ""
+        elif here is None:
             id, location = self._create_experiment(experiment, name)
         else:
             id, location = here.experiment_id, here.artifact_location
@@ -153,10 +150,13 @@ class RestSink(Sink):
                         hint="restore it there, or give it another name with --rename-experiment",
                     )
                 self._deleted_here.add(id)
-            elif not self._dry:
+            elif not dry:
                 self._marks.check(name, here.tags)
                 self._marks.mark(id)
-            self._present.list_experiment(id)
+            if id not in self._listed:
+                self._present.list_experiment(id)
+                with self._lock:
+                    self._listed.add(id)
         self._to.remap.place(
             Experiment.kind,
             experiment.id,
@@ -166,8 +166,6 @@ class RestSink(Sink):
         )
 
     def _create_experiment(self, experiment: Experiment, name: str) -> tuple[str, str]:
-        if self._dry:
-            return _DRY, ""
         tags = provenance.carried_tags(experiment.tags)
         tags[provenance.ORIGIN] = provenance.origin_of(experiment.id, experiment.tags)
         tags[provenance.IMPORTER] = str(self._marks.new())
@@ -186,7 +184,7 @@ class RestSink(Sink):
             self._to.report.adjust(Experiment.kind, "name (as asked)")
         return id, ""
 
-    def _reserve_run(self, run: Run) -> None:
+    def _reserve_run(self, run: Run, *, dry: bool) -> None:
         place = self._experiment_of(run.info.experiment_id, Run.kind, run.id)
         here = self._present.run(place.id, _origins(run.id, run.tags))
         if here is not None:
@@ -195,8 +193,8 @@ class RestSink(Sink):
             raise SinkError(
                 f"run {run.id}: its experiment is deleted at the destination", status=409
             )
-        elif self._dry:
-            id, root = _DRY, ""
+        elif dry:
+            id, root = _NEW, ""
         else:
             info = self._runs.create(run, place.id)
             id, root = info.run_id, info.artifact_uri
@@ -204,7 +202,7 @@ class RestSink(Sink):
             Run.kind, run.id, id, source_root=run.info.artifact_uri, sink_root=root
         )
 
-    def _reserve_logged_model(self, model: LoggedModel) -> None:
+    def _reserve_logged_model(self, model: LoggedModel, *, dry: bool) -> None:
         place = self._experiment_of(model.experiment_id, LoggedModel.kind, model.id)
         here = self._present.logged_model(place.id, _origins(model.id, model.tags))
         if here is not None:
@@ -214,8 +212,8 @@ class RestSink(Sink):
                 f"logged model {model.id}: its experiment is deleted at the destination",
                 status=409,
             )
-        elif self._dry:
-            id, root = _DRY, ""
+        elif dry:
+            id, root = _NEW, ""
         else:
             info = self._logged_models.create(model, place.id)
             id, root = info.model_id, info.artifact_uri
@@ -238,13 +236,17 @@ class RestSink(Sink):
         if isinstance(entity, Run | LoggedModel):
             placed = self._to.remap.find(entity.kind, entity.id)
             here = self._here(entity)
-            if placed is not None and isinstance(here, Run):
+            if placed is None or here is None:
+                return
+            self._to.report.found(entity.kind)
+            if isinstance(here, Run):
                 self._runs.examine(content, placed, here)
-            elif placed is not None and isinstance(here, LoggedModel):
+            else:
                 self._logged_models.examine(content, placed, here)
         elif isinstance(entity, RegisteredModel):
             self._models.examine(content)
-        else:
+        elif self._experiment_here(entity) is not None:
+            self._to.report.found(Experiment.kind)
             self._new_experiment_tags(entity)
 
     def put(self, content: Content) -> None:
@@ -353,11 +355,17 @@ class RestSink(Sink):
         else:
             self._to.report.found(Experiment.kind)
 
+    def _experiment_here(self, experiment: Experiment) -> Experiment | None:
+        """The experiment at the server before this import."""
+        return self._by_name.get(self._name_here(experiment))
+
+    def _name_here(self, experiment: Experiment) -> str:
+        options = self._to.options
+        name = options.rename_experiments.get(experiment.name, experiment.name)
+        return options.experiment_name_prefix + name
+
     def _new_experiment_tags(self, experiment: Experiment) -> dict[str, str]:
-        place = self._to.remap.find(Experiment.kind, experiment.id)
-        here = next(
-            (e for e in self._by_name.values() if place and e.experiment_id == place.id), None
-        )
+        here = self._experiment_here(experiment)
         if here is None:
             return {}
         tags = provenance.carried_tags(experiment.tags)
