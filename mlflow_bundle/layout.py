@@ -23,6 +23,8 @@ last, so the whole tree sorts by ``order_key`` into one stream.
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
 from mlflow_bundle.archive import escape_component
 from mlflow_bundle.entities import Entity, Experiment, LoggedModel, RegisteredModel, Run
 
@@ -121,3 +123,65 @@ def document_name(entity: Entity) -> str:
 def document_path(entity: Entity) -> str:
     """Member path of the entity's document."""
     return f"{entity_directory(entity)}/{document_name(entity)}"
+
+
+class Place(NamedTuple):
+    """What a member is, told by its path alone."""
+
+    role: Literal["document", "artifact", "metrics", "manifest"]
+    kind: str
+    """Kind of the entity it belongs to; empty for the manifests of more than one entity."""
+    document: str
+    """Path of that entity's document, or of the manifest itself."""
+    version: int | None = None
+    """Number of the model version whose artifact it is."""
+
+
+MANIFESTS = {
+    f"{EXPERIMENTS}/{MANIFEST}",
+    f"{MODELS}/{MANIFEST}",
+    f"{PROMPTS}/{MANIFEST}",
+    MANIFEST,
+}
+"""Documents that only count what others hold."""
+
+_REGISTRY_KIND = {directory: kind for kind, directory in REGISTRY_DIRECTORY.items()}
+
+
+def place_of(path: str) -> Place | None:
+    """Return what the member at ``path`` is; None for what this version does not know."""
+    if path in MANIFESTS:
+        return Place("manifest", "", path)
+    top, *rest = path.split("/")
+    if top == EXPERIMENTS and len(rest) >= 2:
+        return _place_in_experiment(f"{top}/{rest[0]}", rest[1:])
+    kind = _REGISTRY_KIND.get(top)
+    if kind is None or len(rest) < 2:
+        return None
+    document = f"{top}/{rest[0]}/{REGISTRY_DOCUMENT[kind]}"
+    if rest[1:] == [REGISTRY_DOCUMENT[kind]]:
+        return Place("document", kind, document)
+    if len(rest) > 4 and rest[1] == VERSIONS and rest[3] == ARTIFACTS and rest[2].isdecimal():
+        return Place("artifact", kind, document, int(rest[2]))
+    return None
+
+
+def _place_in_experiment(directory: str, rest: list[str]) -> Place | None:
+    if rest == [MANIFEST]:
+        return Place("document", Experiment.kind, f"{directory}/{MANIFEST}")
+    kind, name = Run.kind, RUN_DOCUMENT
+    if rest[0] == LOGGED_MODELS:
+        kind, name = LoggedModel.kind, LOGGED_MODEL_DOCUMENT
+        directory, rest = f"{directory}/{LOGGED_MODELS}", rest[1:]
+    elif rest[0] in EXPERIMENT_DIRECTORIES:
+        return None
+    if len(rest) < 2:
+        return None
+    document = f"{directory}/{rest[0]}/{name}"
+    if rest[1:] == [name]:
+        return Place("document", kind, document)
+    if rest[1] == ARTIFACTS and len(rest) > 2:
+        return Place("artifact", kind, document)
+    if rest[1] == METRICS and len(rest) == 4 and kind == Run.kind:
+        return Place("metrics", kind, document)
+    return None

@@ -57,6 +57,12 @@ class Spool:
             ).fetchone()
         return None if row is None else Selected(*row)
 
+    def contains(self, key: bytes) -> bool:
+        """Whether there is an entity with this key."""
+        with self._lock:
+            row = self._database.execute("SELECT 1 FROM selected WHERE key = ?", (key,)).fetchone()
+        return row is not None
+
     def count(self, kind: str) -> int:
         """Return how many entities of ``kind`` there are."""
         with self._lock:

@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from mlflow_bundle.archive import ArchiveReader
-from mlflow_bundle.bundles import output
+from mlflow_bundle.bundles import output, peer
 from mlflow_bundle.bundles.output import STANDARD_STREAM, BundleFileWriter
+from mlflow_bundle.bundles.renewed import RenewedTree
 from mlflow_bundle.bundles.sink import WriterFactory
-from mlflow_bundle.bundles.tree import DirectoryReader, DirectoryWriter, TreeReader, TreeWriter
+from mlflow_bundle.bundles.tree import DirectoryWriter, TreeReader, TreeWriter
 from mlflow_bundle.credentials import mask_uri
 from mlflow_bundle.errors import BundleError, FormatError, SelectionError
 
@@ -42,13 +43,16 @@ _PACKAGE_OF_SCHEME = {
 """Package that reads a scheme, where fsspec's own words do not name it plainly."""
 
 
-def open_tree(path: str, *, is_directory: bool = False) -> TreeReader:
+def open_tree(path: str, *, is_directory: bool = False, renew: bool = True) -> TreeReader:
     """Open a bundle for reading; the caller closes it.
+
+    A directory is read as it was edited: its manifests are made anew from what is there.
 
     Args:
         path: A file, a URL that fsspec can read, ``-`` for standard input (copied to a private
             temporary file first, since a bundle's index is at its end), or a directory.
         is_directory: Only a directory will do, and ``-`` is the name of one.
+        renew: False shows a directory's manifests as they lie.
 
     Raises:
         BundleError: There is no such file, or it cannot be read.
@@ -60,7 +64,8 @@ def open_tree(path: str, *, is_directory: bool = False) -> TreeReader:
     if local is None:
         return _open_url(path)
     if is_directory or os.path.isdir(local):
-        return _open_directory(local)
+        tree = _open_directory(local)
+        return RenewedTree(tree) if renew else tree
     try:
         stream = open(local, "rb")  # noqa: SIM115 - closed with the tree
     except FileNotFoundError as exc:
@@ -82,7 +87,7 @@ def _open_directory(path: str) -> TreeReader:
     if not os.path.isdir(path):
         what = "not a directory" if os.path.lexists(path) else "no such directory"
         raise BundleError(f"{what}: {path}")
-    return DirectoryReader(path)
+    return peer.open_directory(path)
 
 
 class _OpenedBundle(ArchiveReader):
@@ -139,9 +144,7 @@ def _open_url(url: str) -> TreeReader:
     scheme = urlsplit(url).scheme.lower()
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
-        stream = filesystem.open(
-            path, "rb", block_size=_REMOTE_BLOCK_BYTES, cache_type="readahead"
-        )
+        stream = filesystem.open(path, "rb", block_size=_REMOTE_BLOCK_BYTES, cache_type="readahead")
         try:
             stream.seek(0, os.SEEK_END)
         except (ValueError, OSError, NotImplementedError):  # a server without range requests

@@ -37,10 +37,10 @@ from mlflow_bundle.entities import (
     RegisteredModel,
     Run,
 )
-from mlflow_bundle.errors import DocumentError, UnsupportedVersionError
+from mlflow_bundle.errors import DocumentError, SelectionError, UnsupportedVersionError
 from mlflow_bundle.references import logged_model_id_of
 from mlflow_bundle.report import Report
-from mlflow_bundle.selection import Selection, require_matches
+from mlflow_bundle.selection import Selection, parse_time_ms, require_matches
 from mlflow_bundle.spool import Selected, Spool
 
 DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
@@ -268,6 +268,22 @@ class BundleSource(Source):
             return []
         return self._read(path, docs.RegistryDocument).ok_models
 
+    def iter_selected(self) -> Iterator[Selected]:
+        """Yield a row for each selected entity, in path order; its body is the document's path."""
+        return self._spool.iterate()
+
+    def is_selected(self, kind: str, id: str) -> bool:
+        """Whether an entity is selected, by itself or because another one needs it."""
+        return self._spool.find(kind, id) is not None
+
+    def selects_document(self, path: str) -> bool:
+        """Whether the entity with the document at ``path`` is selected."""
+        return self._spool.contains(order_key(path))
+
+    def selected_versions(self, kind: str, name: str) -> set[int] | None:
+        """Numbers of the selected versions of a registered model or prompt; None for all."""
+        return self._versions.get((kind, name))
+
     # Handing out
 
     def iter_entities(self, kind: str) -> Iterator[Entity]:
@@ -446,6 +462,18 @@ def read_header(tree: TreeReader) -> docs.BundleHeader:
             hint="upgrade mlflow-bundle",
         )
     return header
+
+
+def created_ns(header: docs.BundleHeader) -> int:
+    """Return when the bundle was made, in ns since the epoch: the modification time of documents.
+
+    Raises:
+        DocumentError: ``created`` is no time.
+    """
+    try:
+        return parse_time_ms(header.created) * 1_000_000
+    except SelectionError as exc:
+        raise DocumentError(exc.message, path=HEADER_PATH, field_path="created") from exc
 
 
 def _row(kind: str, path: str, id: str, parent: str) -> Selected:

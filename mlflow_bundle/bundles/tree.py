@@ -96,23 +96,50 @@ class DirectoryMember(NamedTuple):
     mtime_ns: int
 
 
+def scan_directory(root: Path, path: str) -> list[tuple[os.DirEntry[str], bool]]:
+    """Return what lies directly in a directory below ``root``, each with whether it is one.
+
+    Raises:
+        UnsafePathError: Something is a link, a device, a socket or a pipe.
+    """
+    try:
+        with os.scandir(root / path) as scan:
+            entries = list(scan)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    found = []
+    for entry in entries:
+        child = f"{path}/{entry.name}" if path else entry.name
+        if entry.is_symlink():
+            raise UnsafePathError("symbolic links are not followed", path=child)
+        is_directory = entry.is_dir(follow_symlinks=False)
+        if not is_directory and not entry.is_file(follow_symlinks=False):
+            raise UnsafePathError("neither a file nor a directory", path=child)
+        found.append((entry, is_directory))
+    return found
+
+
 class DirectoryReader:
     """A tree in a plain directory.
 
     Args:
         root: The directory.
+        header: Stands for ``.mlbundle/bundle.json`` in a directory without one.
 
     Raises:
         NotABundleError: There is no such directory.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], *, header: bytes | None = None) -> None:
         self.root = Path(root)
+        self._header = header
         if not self.root.is_dir():
             raise NotABundleError("no such directory", path=str(root))
 
     @property
     def header(self) -> bytes:
+        if self._header is not None:
+            return self._header
         if self.find(HEADER_PATH) is None:
             raise NotABundleError(
                 f"{self.root} holds no {HEADER_PATH}: not the documented layout",
@@ -150,21 +177,8 @@ class DirectoryReader:
                 yield entry.name, is_directory
 
     def _entries(self, path: str) -> list[tuple[os.DirEntry[str], bool]]:
-        try:
-            with os.scandir(self.root / path) as scan:
-                entries = list(scan)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        found = []
-        for entry in entries:
-            child = f"{path}/{entry.name}" if path else entry.name
-            if entry.is_symlink():
-                raise UnsafePathError("symbolic links are not followed", path=child)
-            is_directory = entry.is_dir(follow_symlinks=False)
-            if not is_directory and not entry.is_file(follow_symlinks=False):
-                raise UnsafePathError("neither a file nor a directory", path=child)
-            found.append((entry, is_directory))
-        return sorted(found, key=lambda item: (not item[1], os.fsencode(item[0].name)))
+        entries = scan_directory(self.root, path)
+        return sorted(entries, key=lambda item: (not item[1], os.fsencode(item[0].name)))
 
     def iter_members(self, prefix: str = "") -> Iterator[DirectoryMember]:
         if prefix and (member := self.find(prefix)) is not None:
