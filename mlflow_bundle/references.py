@@ -16,6 +16,9 @@ from mlflow_bundle.entities import ModelVersion
 from mlflow_bundle.remap import Remap
 from mlflow_bundle.report import Report
 
+PROMPT_EXPERIMENTS_TAG = "_mlflow_experiment_ids"
+"""``,1,2,``: the experiments that a prompt belongs to; a set, not a value."""
+
 Rewrite = Callable[[str, "Ids"], str]
 
 _LOGGED_MODEL_URI = re.compile(r"models:/(m-[0-9a-f]{32})(?:/.*)?")
@@ -87,7 +90,7 @@ REFERENCES = (
     Reference("run", "mlflow.parentRunId", _run_id),
     Reference("run", "mlflow.rootRunId", _run_id),
     Reference("run", "mlflow.log-model.history", _log_model_history),
-    Reference("prompt", "_mlflow_experiment_ids", _experiment_id_list),
+    Reference("prompt", PROMPT_EXPERIMENTS_TAG, _experiment_id_list),
     Reference("prompt_version", "mlflow.prompt.associatedRunIds", _run_id_list),
 )
 """Tags that hold ids."""
@@ -108,6 +111,12 @@ def rewrite_tags(kind: str, tags: dict[str, str], remap: Remap, report: Report) 
             if ids.outside:
                 report.adjust(kind, f"tags.{reference.tag} (points outside)", ids.outside)
     return rewritten
+
+
+def join_experiments(here: str, bundle: str) -> str:
+    """Return the experiments of both values of a prompt's tag, those ``here`` first."""
+    ids = dict.fromkeys(id for id in (*here.split(","), *bundle.split(",")) if id)
+    return f",{','.join(ids)}," if ids else here
 
 
 def rewrite_mlmodel(data: bytes, remap: Remap) -> bytes:

@@ -13,7 +13,12 @@ from mlflow_bundle import provenance
 from mlflow_bundle.contracts import ArtifactTree, Content
 from mlflow_bundle.entities import PROMPT_TAG, VERSION_KIND, ModelVersion, Prompt, RegisteredModel
 from mlflow_bundle.errors import SelectionError, ServerError, SinkError
-from mlflow_bundle.references import rewrite_tags, rewrite_version_source
+from mlflow_bundle.references import (
+    PROMPT_EXPERIMENTS_TAG,
+    join_experiments,
+    rewrite_tags,
+    rewrite_version_source,
+)
 from mlflow_bundle.rest import records
 from mlflow_bundle.rest.artifacts import ArtifactOwner
 from mlflow_bundle.rest.destination import Destination
@@ -76,7 +81,7 @@ class RegistryWriter:
         here = self._here(model)
         if here is not None:
             self._to.report.found(model.kind)
-            self._compare_model(model, here)
+            self._compare_model(model, here, self._model_tags(model))
             for version in model.versions:
                 twin = _twin(version, here)
                 if twin is not None:
@@ -118,9 +123,7 @@ class RegistryWriter:
             self._to.report.found(model.kind)
 
     def _write_model(self, model: RegisteredModel, name: str, here: RegisteredModel | None) -> bool:
-        tags = rewrite_tags(
-            model.kind, provenance.carried_tags(model.tags), self._to.remap, self._to.report
-        )
+        tags = self._model_tags(model)
         if here is None:
             body: dict[str, Any] = {"name": name, "tags": records.tag_list(tags)}
             if model.description:
@@ -147,13 +150,21 @@ class RegistryWriter:
             )
         return bool(new_tags) or description is not None
 
+    def _model_tags(self, model: RegisteredModel) -> dict[str, str]:
+        tags = provenance.carried_tags(model.tags)
+        return rewrite_tags(model.kind, tags, self._to.remap, self._to.report)
+
     def _compare_model(
-        self, model: RegisteredModel, here: RegisteredModel, tags: dict[str, str] | None = None
+        self, model: RegisteredModel, here: RegisteredModel, tags: dict[str, str]
     ) -> tuple[dict[str, str], str | None]:
         """Return the tags and the description to write."""
-        if tags is None:
-            tags = provenance.carried_tags(model.tags)
-        new_tags = self._to.changed(model.kind, model.name, "tags", here.tags, tags)
+        new_tags: dict[str, str] = {}
+        if PROMPT_EXPERIMENTS_TAG in here.tags and PROMPT_EXPERIMENTS_TAG in tags:
+            old = here.tags[PROMPT_EXPERIMENTS_TAG]
+            joined = join_experiments(old, tags.pop(PROMPT_EXPERIMENTS_TAG))
+            if joined != old:
+                new_tags[PROMPT_EXPERIMENTS_TAG] = joined
+        new_tags |= self._to.changed(model.kind, model.name, "tags", here.tags, tags)
         return new_tags, self._new_description(
             model.kind, model.name, here.description, model.description
         )
