@@ -29,7 +29,8 @@ _NAME_BYTES: Final = 100
 _OWNER = b"0000000\x000000000\x00"
 _TAIL = b"ustar\x0000" + bytes(64) + _OWNER + bytes(167)
 _SPACES = 8 * 0x20
-_FIXED_SUM = sum(_OWNER) + sum(_TAIL) + _SPACES
+_FIXED_SUM = sum(_TAIL) + _SPACES
+_NO_TARGET = bytes(_NAME_BYTES)
 _ZEROS = [bytes(n) for n in range(BLOCK)]
 
 
@@ -97,29 +98,28 @@ def _ustar(name: bytes, mode: int, size: int, mtime_ns: int, kind: bytes, target
         size_field = b"%011o\x00" % size
     else:
         size_field = b"\x80" + size.to_bytes(11, "big")
-    mode_field, mode_sum = _mode_field(mode)
+    middle, middle_sum = _mode_and_owner(mode)
     mtime_field, mtime_sum = _mtime_field(mtime_ns // 1_000_000_000)
-    checksum = _FIXED_SUM + sum(name) + mode_sum + sum(size_field) + mtime_sum + kind[0]
+    checksum = _FIXED_SUM + sum(name) + middle_sum + sum(size_field) + mtime_sum + kind[0]
+    linkname = _NO_TARGET
     if target:
+        linkname = target.ljust(_NAME_BYTES, b"\x00")
         checksum += sum(target)
-    return b"".join(
-        (
-            name.ljust(_NAME_BYTES, b"\x00"),
-            mode_field,
-            _OWNER,
-            size_field,
-            mtime_field,
-            b"%06o\x00 " % checksum,
-            kind,
-            target.ljust(_NAME_BYTES, b"\x00"),
-            _TAIL,
-        )
+    return b"%b%b%b%b%06o\x00 %b%b%b" % (
+        name.ljust(_NAME_BYTES, b"\x00"),
+        middle,
+        size_field,
+        mtime_field,
+        checksum,
+        kind,
+        linkname,
+        _TAIL,
     )
 
 
 @lru_cache(maxsize=64)
-def _mode_field(mode: int) -> tuple[bytes, int]:
-    field = b"%07o\x00" % mode
+def _mode_and_owner(mode: int) -> tuple[bytes, int]:
+    field = b"%07o\x00" % mode + _OWNER
     return field, sum(field)
 
 
