@@ -15,7 +15,9 @@ import os
 import posixpath
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
 from urllib.parse import quote, urlsplit
@@ -159,19 +161,65 @@ class _ResponseStream(io.RawIOBase):
         super().close()
 
 
+class ProxyRoots:
+    """Which artifact roots exist behind a server's proxy, asked once per experiment.
+
+    A root's directory is made with its first file, and most runs of most servers have none: one
+    listing of the experiment's directory spares a request for each of them.
+
+    Args:
+        session: The server.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._lock = threading.Lock()
+        self._names: dict[str, Future[set[str] | None]] = {}
+
+    def may_hold(self, root: str) -> bool:
+        """Whether files may lie below ``root``, e.g. ``1/<run_id>/artifacts``."""
+        owner, _, last = root.rpartition("/")
+        parent, _, name = owner.rpartition("/")
+        if last != "artifacts" or not parent:
+            return True
+        with self._lock:
+            future = self._names.get(parent)
+            asks = future is None
+            if future is None:
+                future = self._names[parent] = Future()
+        if asks:
+            future.set_result(self._list(parent))
+        names = future.result()
+        return names is None or name in names
+
+    def _list(self, parent: str) -> set[str] | None:
+        try:
+            listing: _Listing = self._session.get(
+                PROXY, params={"path": parent}, type=_Listing, what=f"artifacts in {parent}"
+            )
+        except ServerError:
+            # Then each root is listed by itself, and says what is wrong.
+            return None
+        return {entry.path.rstrip("/").rpartition("/")[2] for entry in listing.files}
+
+
 class ProxiedArtifacts(HttpArtifacts):
     """Files behind the server's artifact proxy.
 
     Args:
         session: The server.
         root: Path below the proxy, e.g. ``1/<run_id>/artifacts``.
+        roots: Knows which roots exist, if asking it pays.
     """
 
-    def __init__(self, session: Session, root: str) -> None:
+    def __init__(self, session: Session, root: str, roots: ProxyRoots | None = None) -> None:
         super().__init__(session)
         self._root = root.strip("/")
+        self._roots = roots
 
     def _list(self) -> list[ArtifactFile]:
+        if self._roots is not None and not self._roots.may_hold(self._root):
+            return []
         return _walk(self._list_directory)
 
     def _list_directory(self, directory: str) -> Iterator[_Entry]:
@@ -307,11 +355,13 @@ def proxy_root(uri: str) -> str | None:
     return None
 
 
-def open_tree(session: Session, uri: str, owner: ArtifactOwner) -> ArtifactTree:
+def open_tree(
+    session: Session, uri: str, owner: ArtifactOwner, roots: ProxyRoots | None = None
+) -> ArtifactTree:
     """Return the tree at ``uri`` the way that leads there from here."""
     root = proxy_root(uri)
     if root is not None:
-        return ProxiedArtifacts(session, root)
+        return ProxiedArtifacts(session, root, roots)
     relayable = owner.kind != "model_version"
     if is_local_uri(uri) and relayable:
         return RelayedArtifacts(session, owner)

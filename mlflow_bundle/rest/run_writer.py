@@ -128,7 +128,8 @@ class RunWriter:
             return
         changes = bool(new_tags or new_params or datasets or model_ids or outputs or update)
         points = self._log(placed.id, new_params, new_tags, histories)
-        report.did("metric_point", points)
+        if points:
+            report.did("metric_point", points)
         if datasets or model_ids:
             self._log_inputs(placed.id, datasets, model_ids)
         if outputs:

@@ -46,7 +46,7 @@ from mlflow_bundle.prefetch import ordered_prefetch
 from mlflow_bundle.references import is_below, logged_model_id_of, model_version_of, run_id_of
 from mlflow_bundle.report import Report
 from mlflow_bundle.rest import records
-from mlflow_bundle.rest.artifacts import SMALL_BYTES, ArtifactOwner, open_tree
+from mlflow_bundle.rest.artifacts import SMALL_BYTES, ArtifactOwner, ProxyRoots, open_tree
 from mlflow_bundle.rest.histories import HistoryBatch, HistoryRequest
 from mlflow_bundle.rest.registry import list_registry
 from mlflow_bundle.rest.session import API, Session, since
@@ -88,6 +88,7 @@ class RestSource(Source):
         self._policy = artifacts
         self._spool = Spool()
         self._pool = ThreadPoolExecutor(jobs, thread_name_prefix="mlflow-bundle-read")
+        self._roots = ProxyRoots(self._session)
         self._experiments: dict[str, Experiment] = {}
         self._report = Report()
 
@@ -511,7 +512,7 @@ class RestSource(Source):
     def _tree(self, uri: str, owner: ArtifactOwner) -> ArtifactTree:
         if self._policy != "copy" or not uri:
             return NoArtifacts(MODE_OF_POLICY[self._policy])
-        return open_tree(self._session, uri, owner)
+        return open_tree(self._session, uri, owner, self._roots)
 
     def _own_files(self, version: ModelVersion) -> str | None:
         """Where a version's files lie, unless a run or logged model that is moved holds them."""

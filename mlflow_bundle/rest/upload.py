@@ -61,13 +61,17 @@ class ArtifactWriter:
         if fresh or not files:
             return files
         here = {file.path: file.size for file in self._uploader.existing()}
-        return [file for file in files if self._is_missing(file, here, filling)]
+        return [file for file in files if self._is_missing(tree, file, here, filling)]
 
-    def _is_missing(self, file: ArtifactFile, here: dict[str, int | None], filling: bool) -> bool:
+    def _is_missing(
+        self, tree: ArtifactTree, file: ArtifactFile, here: dict[str, int | None], filling: bool
+    ) -> bool:
         path = self._path(file)
         if path not in here:
             return True
         if here[path] is None or here[path] == file.size:
+            return False
+        if self._is_rewritten(file) and here[path] == self._rewritten(tree, file).size:
             return False
         return filling or self._destination.differs(
             self._kind,
@@ -111,9 +115,13 @@ class ArtifactWriter:
         return self._uploader.upload(self._path(file), self._opener(tree, file))
 
     def _opener(self, tree: ArtifactTree, file: ArtifactFile) -> Callable[[], OpenedArtifact]:
-        if posixpath.basename(file.path) == MLMODEL and (file.size or 0) <= SMALL_BYTES:
+        if self._is_rewritten(file):
             return partial(self._rewritten, tree, file)
         return partial(tree.open, file)
+
+    @staticmethod
+    def _is_rewritten(file: ArtifactFile) -> bool:
+        return posixpath.basename(file.path) == MLMODEL and (file.size or 0) <= SMALL_BYTES
 
     def _rewritten(self, tree: ArtifactTree, file: ArtifactFile) -> OpenedArtifact:
         with tree.open(file).stream as stream:
