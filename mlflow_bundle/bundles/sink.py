@@ -41,6 +41,8 @@ from mlflow_bundle.report import Report
 from mlflow_bundle.selection import Selection
 from mlflow_bundle.source_tags import source_tags
 
+_NOTEBOOK_TAG = "mlflow.databricks.notebookPath"
+
 INLINE_POINTS_PER_KEY = 10_000
 INLINE_POINTS_PER_RUN = 100_000
 POINTS_PER_PART = 50_000
@@ -162,6 +164,14 @@ class BundleSink(Sink):
             f"{directory}/{layout.ARTIFACTS}", content.artifacts, f"run {run.id}", mtime_ms
         )
         metrics, parts = self._write_histories(directory, content.histories())
+        if self._options.notebook_formats and _NOTEBOOK_TAG in run.tags:
+            self._report.lose(
+                Run.kind,
+                run.id,
+                "this version of mlflow-bundle does not export Databricks notebooks",
+                field="notebooks",
+                parent=run.info.experiment_id,
+            )
         tags = self._tags("run", run.tags)
         if self._options.export_source_tags:
             name = self._experiment_names.get(run.info.experiment_id, "")
