@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
@@ -47,6 +49,8 @@ class RunWriter:
 
     def __init__(self, destination: Destination) -> None:
         self._to = destination
+        self._datasets: set[tuple[str, str, str]] = set()
+        self._datasets_lock = threading.Lock()
 
     def create(self, run: Run, experiment_id: str) -> records.RestRunInfo:
         """Make an empty run that is marked as being imported."""
@@ -131,7 +135,8 @@ class RunWriter:
         if points:
             report.did("metric_point", points)
         if datasets or model_ids:
-            self._log_inputs(placed.id, datasets, model_ids)
+            self._log_datasets(placed.id, run.info.experiment_id, datasets)
+            self._log_model_inputs(placed.id, model_ids)
         if outputs:
             self._to.session.post(
                 f"{API}runs/outputs",
@@ -263,13 +268,20 @@ class RunWriter:
             return model_id
         return placed.id
 
-    def _log_inputs(self, run_id: str, datasets: list[DatasetInput], model_ids: list[str]) -> None:
+    def _log_datasets(self, run_id: str, experiment_id: str, datasets: list[DatasetInput]) -> None:
         for group in chunked(datasets, _MAX_INPUTS):
-            self._to.session.post(
-                f"{API}runs/log-inputs",
-                {"run_id": run_id, "datasets": [_dataset_body(entry) for entry in group]},
-                what=f"datasets of run {run_id}",
-            )
+            keys = {(experiment_id, entry.dataset.name, entry.dataset.digest) for entry in group}
+            # The server looks for a dataset of its experiment and then inserts it: two runs that
+            # name the same new one at once make one of the two requests fail.
+            with self._datasets_lock if not keys <= self._datasets else nullcontext():
+                self._to.session.post(
+                    f"{API}runs/log-inputs",
+                    {"run_id": run_id, "datasets": [_dataset_body(entry) for entry in group]},
+                    what=f"datasets of run {run_id}",
+                )
+                self._datasets |= keys
+
+    def _log_model_inputs(self, run_id: str, model_ids: list[str]) -> None:
         for ids in chunked(model_ids, _MAX_INPUTS):
             self._to.session.post(
                 f"{API}runs/log-inputs",
