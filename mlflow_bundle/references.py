@@ -25,7 +25,9 @@ _LOGGED_MODEL_URI = re.compile(r"models:/(m-[0-9a-f]{32})(?:/.*)?")
 _LOGGED_MODEL_ROOT = re.compile(r".*/models/(m-[0-9a-f]{32})/artifacts(?:/.*)?")
 _RUN_URI = re.compile(r"runs:/([^/]+)(/.*)?", re.DOTALL)
 _VERSION_URI = re.compile(r"models:/([^/@]+)/(\d+)")
-_MLMODEL_ID = re.compile(rb"^(run_id|model_id):[ \t]*(['\"]?)([\w-]+)\2[ \t]*$", re.MULTILINE)
+_MLMODEL_LINE = re.compile(
+    rb"^(run_id|model_id|model_uuid|artifact_path):[ \t]*(['\"]?)([^\s'\"]+)\2[ \t]*$", re.MULTILINE
+)
 
 MLMODEL = "MLmodel"
 """File name of a model's metadata; it names the run and the logged model."""
@@ -120,17 +122,31 @@ def join_experiments(here: str, bundle: str) -> str:
 
 
 def rewrite_mlmodel(data: bytes, remap: Remap) -> bytes:
-    """Return an ``MLmodel`` file with its ``run_id`` and ``model_id`` replaced, nothing else."""
+    """Return an ``MLmodel`` file with the run and the logged model it names replaced.
+
+    A logged model stands there three times: as ``model_id``, as ``model_uuid``, and in the
+    ``artifact_path`` where it lies. Every other byte stays.
+    """
 
     def substitute(match: re.Match[bytes]) -> bytes:
-        field, old = match[1], match[3].decode()
-        placed = remap.find("run" if field == b"run_id" else "logged_model", old)
-        if placed is None:
+        new = _in_mlmodel(match[1].decode(), match[3].decode("utf-8", "surrogateescape"), remap)
+        if new is None:
             return match[0]
         start, end = match.start(3) - match.start(), match.end(3) - match.start()
-        return match[0][:start] + placed.id.encode() + match[0][end:]
+        return match[0][:start] + new.encode("utf-8", "surrogateescape") + match[0][end:]
 
-    return _MLMODEL_ID.sub(substitute, data)
+    return _MLMODEL_LINE.sub(substitute, data)
+
+
+def _in_mlmodel(field: str, value: str, remap: Remap) -> str | None:
+    if field == "artifact_path":
+        id = logged_model_id_of(value)
+        placed = remap.find("logged_model", id) if id else None
+        if placed is None or not is_below(value, placed.source_root):
+            return None
+        return placed.sink_root.rstrip("/") + value[len(placed.source_root.rstrip("/")) :]
+    placed = remap.find("run" if field == "run_id" else "logged_model", value)
+    return None if placed is None else placed.id
 
 
 def logged_model_id_of(uri: str) -> str | None:
