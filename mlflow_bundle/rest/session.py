@@ -313,12 +313,27 @@ class Session:
     def probe(self) -> tuple[int, ...]:
         """Return the server's version, e.g. ``(3, 17, 2)``; empty when it does not tell.
 
+        MLflow 2.0 has no ``/version``; hosted servers may hide it and have everything all the same.
+
         Raises:
             ServerError: The server cannot be reached.
         """
         response = self.request("GET", "/version", max_retries=1, timeout_s=30)
         match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", response.text) if response.ok else None
-        return tuple(int(part or 0) for part in match.groups()) if match else ()
+        if match:
+            return tuple(int(part or 0) for part in match.groups())
+        if response.status_code == HTTPStatus.NOT_FOUND and not self._knows_logged_models():
+            return (2, 0, 0)
+        return ()
+
+    def _knows_logged_models(self) -> bool:
+        try:
+            self.post(f"{API}logged-models/search", {"experiment_ids": ["0"], "max_results": 1})
+        except ServerError as exc:
+            if exc.status is None:
+                raise
+            return not self.is_absent(exc)
+        return True
 
     @staticmethod
     def is_absent(error: ServerError) -> bool:
