@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 from mlflow_bundle.contracts import ArtifactPolicy
 from mlflow_bundle.progress import Progress
+from mlflow_bundle.references import rewrite_tags
 from mlflow_bundle.remap import Remap
 from mlflow_bundle.report import Report
 from mlflow_bundle.rest.session import Session, since
@@ -77,14 +78,23 @@ class Destination:
     def changed(
         self, kind: str, id: str, name: str, here: dict[str, str], bundle: dict[str, str]
     ) -> dict[str, str]:
-        """Return the entries of ``bundle`` to write: those missing here, and those that win."""
+        """Return the entries of ``bundle`` to write: those missing here, and those that win.
+
+        An entry that names something by its source id, because an earlier import left that out, is
+        completed once it is here: that is an addition and no conflict.
+        """
+        other = {key: here[key] for key in bundle if key in here and here[key] != bundle[key]}
+        completed = rewrite_tags(kind, other, self.remap, Report())
         return {
             key: value
             for key, value in bundle.items()
             if key not in here
             or (
-                here[key] != value
-                and self.differs(kind, id, f"{name}.{key}", here=here[key], bundle=value)
+                key in other
+                and (
+                    completed.get(key) == value
+                    or self.differs(kind, id, f"{name}.{key}", here=here[key], bundle=value)
+                )
             )
         }
 
