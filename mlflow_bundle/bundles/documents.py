@@ -43,6 +43,9 @@ DOCUMENTS_VERSION = 1
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 """Largest document that is read into memory."""
 
+VERSION_NUMBER = re.compile(r"[0-9]{1,18}")
+"""``version`` of model versions and aliases: a number in a string, as the peer wrote it."""
+
 T = TypeVar("T")
 
 

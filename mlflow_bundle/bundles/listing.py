@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 import msgspec
 
 from mlflow_bundle import layout
-from mlflow_bundle.archive import ArchiveReader
+from mlflow_bundle.archive import ArchiveReader, validate_path
 from mlflow_bundle.bundles import documents as docs
 from mlflow_bundle.bundles.source import read_header
 from mlflow_bundle.bundles.tree import TreeReader
-from mlflow_bundle.errors import DocumentError, SelectionError
+from mlflow_bundle.errors import DocumentError, SelectionError, UnsafePathError
 from mlflow_bundle.report import Loss
 from mlflow_bundle.selection import NamePattern, nearest
 
@@ -178,7 +178,7 @@ def _listed_model(document: docs.RegisteredModelDocument, path: str) -> ListedMo
     body = document.registered_model
     versions = []
     for position, version in enumerate(body.latest_versions):
-        if not version.version.isdecimal():
+        if not docs.VERSION_NUMBER.fullmatch(version.version):
             field = f"registered_model.latest_versions[{position}].version"
             message = f"expected a number, got {version.version!r}"
             raise DocumentError(message, path=path, field_path=field)
@@ -241,7 +241,7 @@ def iter_listed_members(tree: TreeReader, path: str) -> Iterator[ListedMember]:
     Raises:
         SelectionError: There are none; names what is near.
     """
-    path = path.strip("/")
+    path = checked_path(tree, path)
     found = False
     for member in tree.iter_members(path):
         found = True
@@ -250,9 +250,27 @@ def iter_listed_members(tree: TreeReader, path: str) -> Iterator[ListedMember]:
         raise no_such_member(tree, path)
 
 
+def checked_path(tree: TreeReader, path: str) -> str:
+    """Return a member path as a user writes it without slashes around it.
+
+    Raises:
+        SelectionError: No bundle can hold a member of this path.
+    """
+    stripped = path.strip("/")
+    try:
+        if stripped:
+            validate_path(stripped)
+    except UnsafePathError as exc:
+        raise _refusal(tree, path, "") from exc
+    return stripped
+
+
 def no_such_member(tree: TreeReader, path: str) -> SelectionError:
     """Return the refusal of a path that leads nowhere, with what its last directory holds."""
-    directory = path.strip("/")
+    return _refusal(tree, path, path.strip("/"))
+
+
+def _refusal(tree: TreeReader, path: str, directory: str) -> SelectionError:
     while True:
         directory, _, wanted = directory.rpartition("/")
         children = [
@@ -261,7 +279,8 @@ def no_such_member(tree: TreeReader, path: str) -> SelectionError:
         ]
         if children or not directory:
             break
-    near = nearest(wanted, children) or children[:5]
+    near = nearest(wanted, children) if wanted else []
+    near = near or children[:5]
     prefix = f"{directory}/" if directory else ""
     more = len(children) - len(near)
     hint = ""

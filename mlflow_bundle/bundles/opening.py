@@ -215,6 +215,18 @@ def check_output(path: str, *, is_directory: bool = False, force: bool = False) 
         )
 
 
+def refuse_output_inside(directory: str, output_path: str) -> None:
+    """Refuse to write into the directory that is read.
+
+    Raises:
+        SelectionError: The output would be a part of its own input.
+    """
+    root = Path(os.path.realpath(directory))
+    final = Path(os.path.realpath(output_path))
+    if root.is_dir() and (final == root or root in final.parents):
+        raise SelectionError(f"{output_path} lies inside {directory}", hint="write it elsewhere")
+
+
 def open_writer(
     path: str,
     *,

@@ -183,7 +183,7 @@ class RenewedTree:
         directory = path.rpartition("/")[0]
         changed: dict[int, docs.ArtifactSummary] = {}
         for position, version in enumerate(document.registered_model.latest_versions):
-            if not version.version.isdecimal():
+            if not docs.VERSION_NUMBER.fullmatch(version.version):
                 continue  # whoever decodes the entity says so
             below = layout.version_artifacts_directory(directory, int(version.version))
             new = self._summary(below, version.artifacts)

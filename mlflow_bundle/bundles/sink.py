@@ -20,6 +20,7 @@ import mlflow_bundle
 from mlflow_bundle import layout
 from mlflow_bundle.archive.frames import FORMAT_NAME, FORMAT_VERSION
 from mlflow_bundle.bundles import documents as docs
+from mlflow_bundle.bundles import manifests
 from mlflow_bundle.bundles.artifact_paths import member_names, needs_name
 from mlflow_bundle.bundles.tree import TreeWriter
 from mlflow_bundle.contracts import ArtifactTree, Content, NoArtifacts, Sink, SourceInfo
@@ -219,14 +220,11 @@ class BundleSink(Sink):
         masked = _masked(experiment, ("artifact_location",), self._report, "experiment")
         document = docs.ExperimentDocument(
             experiment=_replace(masked, tags=self._tags("experiment", experiment.tags)),
-            export_info=docs.ExperimentExportInfo(
-                **_fields(self._export_info),
-                num_total_runs=len(written.runs) + len(failed),
-                num_ok_runs=len(written.runs),
-                ok_runs=written.runs,
-                num_failed_runs=len(failed),
-                failed_runs=failed,
-                ok_logged_models=written.logged_models,
+            export_info=manifests.experiment_info(
+                self._export_info,
+                runs=written.runs,
+                failed=failed,
+                logged_models=written.logged_models,
             ),
         )
         self._add_document(layout.document_path(experiment), document)
@@ -385,35 +383,20 @@ class BundleSink(Sink):
 
     def _close_section(self, section: int) -> None:
         if section == _EXPERIMENTS:
-            ok = sum(entry.ok_runs for entry in self._experiments)
-            failed = sum(entry.failed_runs for entry in self._experiments)
-            info = docs.ExperimentsInfo(
-                **_fields(self._export_info),
-                experiments=len(self._experiments),
-                total_runs=ok + failed,
-                ok_runs=ok,
-                failed_runs=failed,
+            self._add_document(
+                f"{layout.EXPERIMENTS}/{layout.MANIFEST}",
+                manifests.experiments_document(self._export_info, self._experiments),
             )
-            document: object = docs.ExperimentsDocument(info=info, experiments=self._experiments)
-            self._add_document(f"{layout.EXPERIMENTS}/{layout.MANIFEST}", document)
-        else:
-            kind = "registered_model" if section == _MODELS else "prompt"
-            names = self._registry[kind]
-            failed_names = [loss.id for loss in self._report.losses if loss.kind == kind]
-            info_ = docs.RegistryInfo(
-                **_fields(self._export_info),
-                total_models=len(names) + len(failed_names),
-                ok_models=len(names),
-                failed_models=len(failed_names),
-            )
-            document = docs.RegistryDocument(
-                info=info_,
-                stages=self._options.stages,
-                notebook_formats=self._options.notebook_formats,
-                ok_models=names,
-                failed_models=failed_names,
-            )
-            self._add_document(f"{layout.REGISTRY_DIRECTORY[kind]}/{layout.MANIFEST}", document)
+            return
+        kind = "registered_model" if section == _MODELS else "prompt"
+        document = manifests.registry_document(
+            self._export_info,
+            names=self._registry[kind],
+            failed=[loss.id for loss in self._report.losses if loss.kind == kind],
+            stages=self._options.stages,
+            notebook_formats=self._options.notebook_formats,
+        )
+        self._add_document(f"{layout.REGISTRY_DIRECTORY[kind]}/{layout.MANIFEST}", document)
 
     def finish(self) -> None:
         self._enter_section(_END)

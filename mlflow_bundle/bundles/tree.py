@@ -172,6 +172,8 @@ class DirectoryReader:
         return DirectoryMember(path, status.st_size, status.st_mtime_ns)
 
     def iter_directory(self, path: str = "") -> Iterator[tuple[str, bool]]:
+        if path:
+            validate_path(path)
         for entry, is_directory in self._entries(path):
             if path or entry.name != _HEADER_DIRECTORY:
                 yield entry.name, is_directory

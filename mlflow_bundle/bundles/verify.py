@@ -88,14 +88,14 @@ def _place_of_model(
     body = document.registered_model
     for position, version in enumerate(body.latest_versions):
         where = f"registered_model.latest_versions[{position}]"
-        if not (version.version.isascii() and version.version.isdecimal()):
+        if not docs.VERSION_NUMBER.fullmatch(version.version):
             raise DocumentError(
                 f"expected a number, got {version.version!r}",
                 path=path,
                 field_path=f"{where}.version",
             )
     for position, alias in enumerate(body.aliases):
-        if not (alias.version.isascii() and alias.version.isdecimal()):
+        if not docs.VERSION_NUMBER.fullmatch(alias.version):
             raise DocumentError(
                 f"expected a number, got {alias.version!r}",
                 path=path,

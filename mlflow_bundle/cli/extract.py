@@ -45,9 +45,15 @@ def command(
     manifests of its own. Without a selection the result is what `tar --zstd -xf BUNDLE` gives.
     """
     from mlflow_bundle.bundles import copying
-    from mlflow_bundle.bundles.opening import check_output, open_tree, open_writer
+    from mlflow_bundle.bundles.opening import (
+        check_output,
+        open_tree,
+        open_writer,
+        refuse_output_inside,
+    )
 
     check_output(output, is_directory=True, force=force)
+    refuse_output_inside(bundle, output)
     selection = Selection(models=models, experiments=experiments, run_ids=run_ids)
     tree = open_tree(bundle)
     try:

@@ -32,9 +32,16 @@ def command(directory: str, output: str, level: int, force: bool, quiet: bool) -
     document must have the documented names and types.
     """
     from mlflow_bundle.bundles import copying
-    from mlflow_bundle.bundles.opening import check_output, open_tree, open_writer
+    from mlflow_bundle.bundles.opening import (
+        check_output,
+        open_tree,
+        open_writer,
+        refuse_output_inside,
+    )
 
     check_output(output, force=force)
+    if output != options.STDIO:
+        refuse_output_inside(directory, output)
     tree = open_tree(directory, is_directory=True)
     try:
         copied = copying.pack(

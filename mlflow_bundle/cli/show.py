@@ -26,12 +26,12 @@ def command(bundle: str, path: str) -> int:
 
     from mlflow_bundle.archive import HEADER_PATH
     from mlflow_bundle.bundles.documents import MAX_DOCUMENT_BYTES
-    from mlflow_bundle.bundles.listing import no_such_member
+    from mlflow_bundle.bundles.listing import checked_path, no_such_member
     from mlflow_bundle.bundles.opening import open_tree
 
-    path = path.strip("/")
     tree = open_tree(bundle)
     try:
+        path = checked_path(tree, path)
         output = sys.stdout.buffer
         if path == HEADER_PATH:
             output.write(tree.header)

@@ -63,6 +63,11 @@ def test_other_generation_is_named(tmp_path: Path) -> None:
     assert "Hint: export again" in text
 
 
+def test_output_inside_the_directory_is_refused(tree: Path) -> None:
+    code, text = pack(tree, "-o", tree / "b.mlbundle")
+    assert (code, "lies inside" in text) == (2, True)
+
+
 def test_missing_directory_is_named(tmp_path: Path) -> None:
     code, text = pack(tmp_path / "nope", "-o", tmp_path / "b.mlbundle")
     assert (code, "no such directory" in text) == (1, True)

@@ -32,6 +32,15 @@ def test_document_and_header_are_exact(sample: Path) -> None:
     assert json.loads(result.stdout_bytes)["format"] == "mlbundle"
 
 
+def test_nothing_outside_a_directory_is_shown(tmp_path: Path) -> None:
+    tree = write_bundle(tmp_path / "tree", is_directory=True)
+    (tmp_path / "secret").write_text("secret")
+    for path in ("../secret", "experiments/../../secret"):
+        result = CliRunner().invoke(bundle, ["show", str(tree), path])
+        assert result.exit_code == 2
+        assert "there is experiments/, models/" in result.output
+
+
 @pytest.mark.parametrize(
     ("path", "hint"),
     [
