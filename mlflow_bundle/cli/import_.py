@@ -81,7 +81,7 @@ def import_all(settings: ImportSettings) -> int:
 @bundle_command(
     "import-models",
     help="Import the registered models of a bundle with their versions' runs and the other "
-    "runs of those experiments.\n\n{_RE_RUN}",
+    f"runs of those experiments.\n\n{_RE_RUN}",
 )
 @options.models_option(verb="import")
 @_common
