@@ -117,6 +117,10 @@ class RunWriter:
         new_tags = self._to.changed(Run.kind, run.id, "tags", here_tags, tags)
         new_params = self._new_params(run.id, here_params, params)
         datasets = [e for e in run.inputs.dataset_inputs if not _has_dataset(here, e)]
+        if datasets and not self._to.since(2, 4):
+            reason = "the server has no datasets (they came with MLflow 2.4)"
+            report.lose(Run.kind, run.id, reason, field="inputs.dataset_inputs")
+            datasets = []
         model_ids, outputs = self._model_links(run, here, placed)
         update = self._update(run, here, filling)
         artifacts = ArtifactWriter(
