@@ -144,10 +144,10 @@ def _mlflow(group: str, *words: str, remark: str = "") -> None:
 
     _prompt(" ".join(("mlflow", group, *words)) + (f"    # {remark}" if remark else ""))
     try:
-        bundle.main(list(words), prog_name=f"mlflow {group}")
-        code: Any = DONE
+        code: Any = bundle.main(list(words), prog_name=f"mlflow {group}", standalone_mode=False)
     except SystemExit as exc:
-        code = exc.code or DONE
+        code = exc.code
+    code = code or DONE
     sys.stdout.flush()
     if code == INTERRUPTED:
         raise KeyboardInterrupt

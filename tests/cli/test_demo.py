@@ -38,6 +38,8 @@ def _demo(temporary: Path, *options: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        # A background job of a shell ignores Ctrl-C, and so does what it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         env={**os.environ, "TMPDIR": str(temporary), "MLFLOW_TRACKING_TOKEN": "not for the demo"},
     )
 
