@@ -76,6 +76,15 @@ def test_tree_packs_into_a_sound_bundle(tmp_path: Path) -> None:
     assert (tree / "models" / "odd%3Aname" / "model.json").exists()
 
 
+def test_trees_are_verified_as_they_lie(tmp_path: Path) -> None:
+    root = peers.write_g0(tmp_path / "g0")
+    peers.write_experiments(tmp_path / "flat")
+    assert verified(root).problems == []
+    assert verified(tmp_path / "flat").problems == []
+    (root / "experiments" / "1" / peers.RUN_ID / "run.json").unlink()
+    assert [problem.field for problem in verified(root).problems] == ["export_info.ok_runs"]
+
+
 def test_experiments_at_the_top_are_read(tmp_path: Path) -> None:
     peers.write_experiments(tmp_path / "flat")
     bundle = packed(tmp_path / "flat", tmp_path / "b.mlbundle")
