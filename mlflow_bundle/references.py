@@ -103,9 +103,10 @@ SERVER_MADE_TAGS = {"logged_model": frozenset({"mlflow.modelVersions"})}
 
 def rewrite_tags(kind: str, tags: dict[str, str], remap: Remap, report: Report) -> dict[str, str]:
     """Return ``tags`` with every id in them replaced, without what the server writes itself."""
-    rewritten = {
-        key: value for key, value in tags.items() if key not in SERVER_MADE_TAGS.get(kind, ())
-    }
+    made = SERVER_MADE_TAGS.get(kind, frozenset())
+    rewritten = {key: value for key, value in tags.items() if key not in made}
+    for key in made & tags.keys():
+        report.adjust(kind, f"tags.{key} (the server writes it)")
     for reference in REFERENCES:
         if reference.kind == kind and reference.tag in rewritten:
             ids = Ids(remap)

@@ -96,8 +96,11 @@ class LineProgress:
     def _finish(self) -> None:
         if self._description is not None:
             seconds = self._clock() - self._started
-            done = _amount(self._objects, self._bytes)
-            self._write(f"{self._description}: done, {done} in {seconds:.1f} s")
+            if self._total_objects and self._objects < self._total_objects:
+                self._write(f"{self._description}: {self._done()} after {seconds:.1f} s")
+            elif self._objects or self._bytes:
+                done = _amount(self._objects, self._bytes)
+                self._write(f"{self._description}: done, {done} in {seconds:.1f} s")
             self._description = None
 
     def _done(self) -> str:

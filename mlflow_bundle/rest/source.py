@@ -7,6 +7,7 @@ Nothing is fetched twice and nothing is ever written to the server.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -89,6 +90,8 @@ class RestSource(Source):
         self._spool = Spool()
         self._pool = ThreadPoolExecutor(jobs, thread_name_prefix="mlflow-bundle-read")
         self._roots = ProxyRoots(self._session)
+        self._lock = threading.Lock()
+        self._linked_models: dict[str, str] = {}
         self._experiments: dict[str, Experiment] = {}
         self._report = Report()
 
@@ -124,7 +127,13 @@ class RestSource(Source):
         self._add_single_runs(selection.run_ids, [])
         self._add_models(models, selection)
         if selection.everything:
-            report_uncarried(self._session, list(self._experiments.values()), self._pool, report)
+            report_uncarried(
+                self._session,
+                self._version,
+                list(self._experiments.values()),
+                self._pool,
+                report,
+            )
         for kind in RECORDS:
             report.plan(kind, self._spool.count(kind))
 
@@ -190,13 +199,15 @@ class RestSource(Source):
         list(self._pool.map(search, groups))
         if not selection.has_window:
             list(self._pool.map(self._search_logged_models, groups))
-        else:
-            self._add_logged_models_of_runs()
+        self._add_logged_models_of_runs()
 
     def _add_run_rows(self, runs: Iterable[tuple[Run, dict[str, int]]]) -> None:
-        self._spool.add(
-            _row(run, run.info.experiment_id, estimates=estimates) for run, estimates in runs
-        )
+        rows = []
+        for run, estimates in runs:
+            rows.append(_row(run, run.info.experiment_id, estimates=estimates))
+            with self._lock:
+                self._linked_models.update(dict.fromkeys(_model_ids([run]), run.info.experiment_id))
+        self._spool.add(rows)
 
     def _with_model_inputs(
         self, runs: list[tuple[Run, dict[str, int]]]
@@ -276,12 +287,22 @@ class RestSource(Source):
             for run, _ in runs
             if run.info.experiment_id in self._experiments
         )
-        self._add_single_logged_models(_model_ids(run for run, _ in runs))
+        self._add_logged_models_of_runs()
         return found
 
     def _add_logged_models_of_runs(self) -> None:
-        for row in self._spool.iterate(Run.kind):
-            self._add_single_logged_models(_model_ids([_decode_run(row)[0]]))
+        """Add the logged models that runs read and made and that no listing gave."""
+        with self._lock:
+            linked, self._linked_models = self._linked_models, {}
+        self._add_single_logged_models(linked)
+        for model_id, experiment_id in linked.items():
+            if self._spool.find(LoggedModel.kind, model_id) is None:
+                self._report.lose(
+                    LoggedModel.kind,
+                    model_id,
+                    "a run names it and the server does not show it: it was deleted there",
+                    parent=experiment_id,
+                )
 
     def _search_logged_models(self, experiment_ids: list[str]) -> None:
         if not since(self._version, 3, 0):

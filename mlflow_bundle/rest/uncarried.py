@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mlflow_bundle.entities import Experiment
 from mlflow_bundle.errors import ServerError
 from mlflow_bundle.report import Report
-from mlflow_bundle.rest.session import API, API_3, Session
+from mlflow_bundle.rest.session import API, API_3, Session, since
 
 _REASON = "this version of mlflow-bundle does not carry them"
 _LOCATIONS_PER_SEARCH = 100
@@ -27,12 +27,17 @@ class _Probe(NamedTuple):
 
 
 def report_uncarried(
-    session: Session, experiments: list[Experiment], pool: Executor, report: Report
+    session: Session,
+    version: tuple[int, ...],
+    experiments: list[Experiment],
+    pool: Executor,
+    report: Report,
 ) -> None:
     """List each kind of entity that exists at the server and is not carried.
 
     Args:
         session: The server.
+        version: Its version.
         experiments: All of its experiments.
         pool: Runs the requests.
         report: Gets one loss for each kind found.
@@ -42,6 +47,12 @@ def report_uncarried(
     kinds = dict.fromkeys(probe.kind for probe, held in zip(probes, found, strict=True) if held)
     for kind in kinds:
         report.lose(kind, "all", _REASON)
+    if since(version, 3, 10) and _has_workspaces(session):
+        report.lose("workspace", "all but the one in use", _REASON)
+    if since(version, 3, 14):
+        report.note(
+            "label schemas are not carried, and not looked for: a server makes one when asked"
+        )
 
 
 def _probes(experiments: list[Experiment]) -> Iterator[_Probe]:
@@ -50,7 +61,14 @@ def _probes(experiments: list[Experiment]) -> Iterator[_Probe]:
     yield _Probe("issue", "POST", f"{API_3}issues/search", one, "issues")
     yield _Probe("mcp_server", "GET", f"{API_3}mcp-servers", one, "mcp_servers")
     yield _Probe("webhook", "GET", f"{API}webhooks", one, "webhooks")
-    yield _Probe("gateway_endpoint", "GET", f"{API_3}gateway/endpoints/list", {}, "endpoints")
+    for kind, path, field in (
+        ("gateway_endpoint", "endpoints", "endpoints"),
+        ("gateway_model_definition", "model-definitions", "model_definitions"),
+        ("gateway_secret", "secrets", "secrets"),
+        ("gateway_budget", "budgets", "budget_policies"),
+        ("gateway_guardrail", "guardrails", "guardrails"),
+    ):
+        yield _Probe(kind, "GET", f"{API_3}gateway/{path}/list", {}, field)
     ids = [experiment.experiment_id for experiment in experiments]
     for start in range(0, len(ids), _LOCATIONS_PER_SEARCH):
         locations = [
@@ -66,6 +84,16 @@ def _probes(experiments: list[Experiment]) -> Iterator[_Probe]:
             yield _Probe(
                 "review_queue", "GET", f"{API_3}review-queues/list", query, "review_queues"
             )
+
+
+def _has_workspaces(session: Session) -> bool:
+    try:
+        answer = session.get(f"{API_3}server-info", what="server info")
+    except ServerError as exc:
+        if exc.status is None or not session.is_absent(exc):
+            raise
+        return False
+    return bool(isinstance(answer, dict) and answer.get("workspaces_enabled"))
 
 
 def _holds(session: Session, probe: _Probe) -> bool:

@@ -61,7 +61,18 @@ def test_a_new_phase_ends_the_one_before(clock: Clock) -> None:
         "planning",
         "planning: done, 3 objects in 0.0 s",
         "writing",
-        "writing: done, 0 objects in 0.0 s",
+    ]
+
+
+def test_a_phase_that_was_stopped_does_not_say_done(clock: Clock) -> None:
+    stream = io.StringIO()
+    progress = LineProgress(stream, clock=clock)
+    progress.start("moving", 10)
+    progress.advance(objects=3)
+    progress.close()
+    assert stream.getvalue().splitlines() == [
+        "moving: 10 objects",
+        "moving: 3 of 10 objects after 0.0 s",
     ]
 
 
