@@ -78,6 +78,7 @@ class BundleSource(Source):
         self._spool = Spool()
         self._report = Report()
         self._versions: dict[tuple[str, str], set[int]] = {}
+        self._experiment_ids: list[str] = []
         self.header = read_header(tree)
 
     @property
@@ -90,6 +91,7 @@ class BundleSource(Source):
     def select(self, selection: Selection, report: Report) -> None:
         self._report = report
         experiments = list(self._experiment_entries())
+        self._experiment_ids = [entry.id for entry in experiments]
         registry = {
             (kind, name): None for kind in layout.REGISTRY_DIRECTORY for name in self._names(kind)
         }
@@ -158,7 +160,7 @@ class BundleSource(Source):
         if version.run_id:
             place = version.experiment_id
             if place is None or self._find_run(version.run_id, [place]) is None:
-                place = self._find_run(version.run_id, self._experiment_ids())
+                place = self._find_run(version.run_id, self._experiment_ids)
             if place is not None:
                 self._add_run(place, version.run_id)
                 if selection.export_all_runs:
@@ -167,9 +169,6 @@ class BundleSource(Source):
             model_id = logged_model_id_of(uri)
             if model_id is not None:
                 self._add_logged_model(model_id)
-
-    def _experiment_ids(self) -> list[str]:
-        return [entry.id for entry in self._experiment_entries()]
 
     def _find_run(
         self, run_id: str, experiments: Iterable[docs.ExperimentEntry | str]
@@ -242,7 +241,7 @@ class BundleSource(Source):
     def _add_logged_model(self, model_id: str, *, near: str | None = None) -> None:
         if self._spool.find(LoggedModel.kind, model_id) is not None:
             return
-        for experiment_id in ([near] if near else []) + self._experiment_ids():
+        for experiment_id in [near, *self._experiment_ids] if near else self._experiment_ids:
             directory = layout.logged_model_directory(experiment_id, model_id)
             path = f"{directory}/{layout.LOGGED_MODEL_DOCUMENT}"
             if self._tree.find(path) is not None:
@@ -374,9 +373,7 @@ class BundleSource(Source):
     def _run_head(self, path: str) -> Run:
         return self._read(path, docs.RunHead).entity()
 
-    def _read(
-        self, path: str, type: type[DocumentT], *, count_unknown: bool = False
-    ) -> DocumentT:
+    def _read(self, path: str, type: type[DocumentT], *, count_unknown: bool = False) -> DocumentT:
         data = self.read_document(path)
         document = docs.decode(data, type, path=path)
         if count_unknown and (unknown := docs.unknown_keys(data, type)):
@@ -412,9 +409,7 @@ class _Histories:
                 yield docs.history_of(key, points)
             for part in self._run.metric_parts.get(key, ()):
                 path = f"{self._directory}/{part}"
-                document = docs.decode(
-                    self._source.read_document(path), docs.MetricPart, path=path
-                )
+                document = docs.decode(self._source.read_document(path), docs.MetricPart, path=path)
                 if document.points:
                     yield docs.history_of(key, document.points)
 
@@ -456,8 +451,7 @@ def read_header(tree: TreeReader) -> docs.BundleHeader:
     header = docs.decode(tree.header, docs.BundleHeader, path=HEADER_PATH)
     if header.documents > docs.DOCUMENTS_VERSION:
         raise UnsupportedVersionError(
-            f"documents of version {header.documents}, this reader knows "
-            f"{docs.DOCUMENTS_VERSION}",
+            f"documents of version {header.documents}, this reader knows {docs.DOCUMENTS_VERSION}",
             path=HEADER_PATH,
             hint="upgrade mlflow-bundle",
         )
