@@ -42,6 +42,8 @@ class RegistryWriter:
     def __init__(self, destination: Destination, registry: dict[str, RegisteredModel]) -> None:
         self._to = destination
         self._registry = registry
+        self._given_out: dict[str, int] = {}
+        """Highest number that the server gave, by name: deleted versions are invisible."""
 
     def name_here(self, model: RegisteredModel) -> str:
         """Name of the model at the server."""
@@ -82,13 +84,16 @@ class RegistryWriter:
         if here is not None:
             self._to.report.found(model.kind)
             self._compare_model(model, here, self._model_tags(model))
+            numbers: dict[int, int] = {}
             for version in model.versions:
                 twin = _twin(version, here)
                 if twin is not None:
+                    numbers[version.version] = twin.version
                     self._to.report.found(VERSION_KIND[model.kind])
                     self._compare_version(model, version, twin)
                 elif not self._to.options.renumber:
                     self._number_is_free(model, version, here)
+            self._new_aliases(model, here.aliases, numbers)
 
     def write(self, content: Content) -> None:
         """Write what the server lacks of the model and its versions."""
@@ -98,7 +103,10 @@ class RegistryWriter:
         if self._to.options.delete_model and name in self._registry:
             self._post("registered-models/delete", {"name": name}, method="DELETE")
             del self._registry[name]
+            self._given_out.pop(name, None)
         here = self._registry.get(name)
+        if here is not None:
+            self._remove_fillers(here)
         changed = self._write_model(model, name, here)
         numbers: dict[int, int] = {}
         for version in model.versions:
@@ -304,6 +312,7 @@ class RegistryWriter:
         """Create the version under ``wanted``, filling the gap before it; None if it is used up."""
         here = self._registry[name]
         highest = max((v.version for v in here.versions), default=0)
+        highest = max(highest, self._given_out.get(name, 0))
         if not self._to.options.renumber:
             while highest + 1 < wanted:
                 highest = self._fill_number(name, isinstance(here, Prompt))
@@ -333,6 +342,14 @@ class RegistryWriter:
         self._delete_version(name, number)
         return number
 
+    def _remove_fillers(self, here: RegisteredModel) -> None:
+        """Delete what an import left behind that was killed between making and deleting it."""
+        for version in [v for v in here.versions if provenance.FILLER in v.tags]:
+            self._delete_version(here.name, version.version)
+            here.versions.remove(version)
+            highest = self._given_out.get(here.name, 0)
+            self._given_out[here.name] = max(highest, version.version)
+
     def _post_version(self, body: dict[str, Any]) -> int:
         answer: records.RestModelVersionAnswer = self._to.session.post(
             f"{API}model-versions/create",
@@ -340,7 +357,9 @@ class RegistryWriter:
             type=records.RestModelVersionAnswer,
             what=f"version of {body['name']}",
         )
-        return int(answer.model_version.version)
+        number = int(answer.model_version.version)
+        self._given_out[body["name"]] = number
+        return number
 
     def _delete_version(self, name: str, number: int) -> None:
         self._post("model-versions/delete", {"name": name, "version": str(number)}, method="DELETE")
@@ -422,16 +441,8 @@ class RegistryWriter:
         here: RegisteredModel | None,
         numbers: dict[int, int],
     ) -> bool:
-        existing = here.aliases if here else {}
         changed = False
-        for alias, version in model.aliases.items():
-            number = numbers.get(version)
-            if number is None or existing.get(alias) == number:
-                continue
-            if alias in existing and not self._to.differs(
-                model.kind, model.name, f"aliases.{alias}", here=existing[alias], bundle=number
-            ):
-                continue
+        for alias, number in self._new_aliases(model, here.aliases if here else {}, numbers):
             if not self._to.since(2, 3):
                 self._to.report.lose(
                     model.kind, model.name, "the server has no aliases", field=f"aliases.{alias}"
@@ -442,6 +453,21 @@ class RegistryWriter:
             )
             changed = True
         return changed
+
+    def _new_aliases(
+        self, model: RegisteredModel, existing: dict[str, int], numbers: dict[int, int]
+    ) -> list[tuple[str, int]]:
+        """Return the aliases to write, with the numbers that their versions have here."""
+        new = []
+        for alias, version in model.aliases.items():
+            number = numbers.get(version)
+            if number is None or existing.get(alias) == number:
+                continue
+            if alias not in existing or self._to.differs(
+                model.kind, model.name, f"aliases.{alias}", here=existing[alias], bundle=number
+            ):
+                new.append((alias, number))
+        return new
 
     def _set_stage(self, which: dict[str, str], stage: str) -> None:
         self._post(
