@@ -131,11 +131,16 @@ class Marks:
                 return
             del self._marked[experiment_id]
         if since(self._version, 3, 2):
-            self._session.post(
-                f"{API}experiments/delete-experiment-tag",
-                {"experiment_id": experiment_id, "key": provenance.IMPORTER},
-                what=f"experiment {experiment_id}",
-            )
+            try:
+                self._session.post(
+                    f"{API}experiments/delete-experiment-tag",
+                    {"experiment_id": experiment_id, "key": provenance.IMPORTER},
+                    what=f"experiment {experiment_id}",
+                )
+            except ServerError as exc:
+                # An import that stole the mark has taken it away already.
+                if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
         else:
             self._set(experiment_id, "done")
 
