@@ -248,6 +248,9 @@ class Session:
         status = response.status_code
         response.close()
         hint = ""
+        if not error_code and status not in _RETRIED:
+            # Not in MLflow's words: perhaps no MLflow server answers there.
+            what, hint = f"{self.shown_uri}: {what}", "check the tracking URI"
         if status == HTTPStatus.UNAUTHORIZED:
             hint = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or a token"
         elif status == HTTPStatus.FORBIDDEN:
