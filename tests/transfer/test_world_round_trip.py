@@ -77,7 +77,7 @@ def test_export_sends_only_requests_that_read(exported: Exported) -> None:
     for request in exported.requests:
         method, url = request.split()[:2]
         path = urllib.parse.urlsplit(url).path
-        reads = path.endswith("/search") or path.endswith("/graphql") or "get-history" in path
+        reads = path.endswith(("/search", "/graphql")) or "get-history" in path
         assert method == "GET" or (method == "POST" and reads), request
 
 

@@ -1,0 +1,291 @@
+"""Versions keep their numbers, and their sources lead to the files that arrived."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.compare import differences, snapshot
+from tests.conftest import LendServer
+from tests.servers import MlflowServer
+from tests.transfer.commands import command, export, import_
+from tests.transfer.small import Small
+from tests.world import ml_model_file
+
+pytestmark = pytest.mark.server
+
+
+def numbers(server: MlflowServer, name: str) -> list[int]:
+    versions = snapshot(server.uri).data["registered_models"][name]["versions"]
+    return sorted(map(int, versions))
+
+
+@pytest.fixture(scope="module")
+def gaps(tmp_path_factory: pytest.TempPathFactory, _pool) -> Path:  # type: ignore[no-untyped-def]
+    """A bundle of one model with the versions 2, 3, 5 and 12, all of one run."""
+    server = _pool.borrow({})
+    build = Small(server.uri)
+    build.experiment("gaps", "gaps")
+    run = build.run("run", "gaps")
+    build.put_files(build.artifact_uri(run), {"model/model.pkl": b"x"})
+    build.model("gaps")
+    for _ in range(12):
+        build.version("gaps", f"runs:/{run}/model", run_id=run)
+    for number in (1, 4, 6, 7, 8, 9, 10, 11):
+        build.delete_version("gaps", number)
+    build.alias("gaps", "newest", 12)
+    path = tmp_path_factory.mktemp("gaps") / "gaps.mlbundle"
+    export(server, path)
+    _pool.give_back(server, {})
+    return path
+
+
+def test_gaps_are_kept_and_no_filler_stays(gaps: Path, empty_server: LendServer) -> None:
+    server = empty_server()
+    import_(server, gaps)
+    assert numbers(server, "gaps") == [2, 3, 5, 12]
+    found = snapshot(server.uri).data["registered_models"]["gaps"]
+    assert found["aliases"] == {"newest": "12"}
+    tags = {key for version in found["versions"].values() for key in version["tags"]}
+    assert tags == {"mlflow_bundle.origin"}
+    # The numbers of the gap are used up here as they are at the source.
+    assert Small(server.uri).version("gaps", "s3://b/next") == 13
+
+
+def test_every_filler_is_tagged_while_it_exists(
+    gaps: Path, empty_server: LendServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow_bundle.rest.registry_writer import RegistryWriter
+
+    server = empty_server()
+    seen: list[dict[str, str]] = []
+    original = RegistryWriter._delete_version
+
+    def watched(self: RegistryWriter, name: str, number: int) -> None:
+        seen.append(snapshot(server.uri).data["registered_models"][name]["versions"][str(number)])
+        original(self, name, number)
+
+    monkeypatch.setattr(RegistryWriter, "_delete_version", watched)
+    import_(server, gaps)
+    assert len(seen) == 8
+    assert all(filler["tags"] == {"mlflow_bundle.filler": "true"} for filler in seen)
+
+
+def test_a_filler_of_an_import_that_was_killed_is_removed(
+    gaps: Path, empty_server: LendServer
+) -> None:
+    server = empty_server()
+    killed = Small(server.uri)
+    killed.model("gaps")
+    killed.version("gaps", "s3://mlflow-bundle/filler", tags={"mlflow_bundle.filler": "true"})
+    import_(server, gaps)
+    assert numbers(server, "gaps") == [2, 3, 5, 12]
+
+
+def test_a_late_version_alone_is_refused_with_both_offers(
+    gaps: Path, empty_server: LendServer
+) -> None:
+    server = empty_server()
+    done = command("import", gaps, "--models", "gaps/5", "--tracking-uri", server.uri, expect=2)
+    assert "gaps" in done.stderr
+    assert "versions 2, 3" in done.stderr
+    assert "--with-earlier-versions" in done.stderr
+    assert "--renumber" in done.stderr
+    found = snapshot(server.uri)
+    assert found.data["registered_models"] == found.data["runs"] == {}
+    assert [row["name"] for row in found.data["experiments"].values()] == ["Default"]
+
+
+def test_a_first_version_alone_needs_no_offer(gaps: Path, empty_server: LendServer) -> None:
+    server = empty_server()
+    import_(server, gaps, "--models", "gaps/2", name="import")
+    assert numbers(server, "gaps") == [2]
+    import_(server, gaps, "--models", "gaps/3", name="import")
+    assert numbers(server, "gaps") == [2, 3]
+    import_(server, gaps)
+    assert numbers(server, "gaps") == [2, 3, 5, 12]
+
+
+def test_with_earlier_versions_keeps_the_number(gaps: Path, empty_server: LendServer) -> None:
+    server = empty_server()
+    import_(server, gaps, "--models", "gaps/5", "--with-earlier-versions", name="import")
+    assert numbers(server, "gaps") == [2, 3, 5]
+
+
+def test_renumber_gives_the_next_free_number_once(gaps: Path, empty_server: LendServer) -> None:
+    server = empty_server()
+    done = import_(server, gaps, "--models", "gaps@newest", "--renumber", name="import")
+    assert done.report["adjusted"]["model_version.version (--renumber)"] == 1
+    found = snapshot(server.uri).data["registered_models"]["gaps"]
+    assert list(found["versions"]) == ["1"]
+    assert found["versions"]["1"]["tags"]["mlflow_bundle.source_version"] == "12"
+    assert found["aliases"] == {"newest": "1"}
+    again = import_(server, gaps, "--models", "gaps@newest", "--renumber", name="import")
+    assert again.report["done"] == {}
+    assert again.report["present"]["model_version"] == 1
+
+
+def test_a_number_of_another_version_is_a_conflict_in_the_plan_and_a_loss(
+    gaps: Path, empty_server: LendServer
+) -> None:
+    server = empty_server()
+    there = Small(server.uri)
+    there.model("gaps")
+    for _ in range(3):
+        there.version("gaps", "s3://elsewhere/other")
+    plan = import_(server, gaps, "--dry-run")
+    expected = [("model_version", f"gaps/{number}", "version") for number in (2, 3)]
+    assert plan.conflicts == expected
+    done = import_(server, gaps, expect=3)
+    assert done.conflicts == expected
+    assert done.losses == [("model_version", "gaps/2", ""), ("model_version", "gaps/3", "")]
+    assert all("--renumber" in loss["reason"] for loss in done.report["lost"])
+    assert numbers(server, "gaps") == [1, 2, 3, 5, 12]
+    versions = snapshot(server.uri).data["registered_models"]["gaps"]["versions"]
+    assert versions["2"]["source"] == "s3://elsewhere/other"
+
+
+def test_a_number_used_by_a_deleted_version_is_a_loss(gaps: Path, empty_server: LendServer) -> None:
+    server = empty_server()
+    there = Small(server.uri)
+    there.model("gaps")
+    for number in (1, 2, 3):
+        there.version("gaps", "s3://elsewhere/other")
+        if number == 3:
+            there.delete_version("gaps", number)
+    for number in (1, 2):
+        there.delete_version("gaps", number)
+    done = import_(server, gaps, expect=3)
+    assert done.losses == [("model_version", "gaps/2", ""), ("model_version", "gaps/3", "")]
+    # None of the numbers that are still free is wasted by trying.
+    assert numbers(server, "gaps") == [5, 12]
+
+
+def test_copies_of_versions_follow_their_originals(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    source, server = empty_server(), empty_server()
+    build = Small(source.uri)
+    build.experiment("e", "e")
+    run = build.run("run", "e")
+    build.put_files(build.artifact_uri(run), {"m/model.pkl": b"original"})
+    # The copies' names come first, last, and before their own original's.
+    for name in ("a copy", "original", "z copy", "b copy of a copy"):
+        build.model(name)
+    build.version("original", f"runs:/{run}/m", run_id=run)
+    build.version("a copy", "models:/original/1")
+    build.version("z copy", "models:/original/1")
+    build.version("b copy of a copy", "models:/z copy/1")
+    export(source, tmp_path / "f.mlbundle")
+    import_(server, tmp_path / "f.mlbundle", "--rename-model", "z copy=y copy")
+    found = snapshot(server.uri).data["registered_models"]
+    assert found["a copy"]["versions"]["1"]["source"] == "models:/original/1"
+    assert found["b copy of a copy"]["versions"]["1"]["source"] == "models:/y copy/1"
+    (new_run,) = snapshot(server.uri).data["runs"].values()
+    for name in ("a copy", "y copy", "b copy of a copy"):
+        place = found[name]["versions"]["1"]["download_uri"]
+        assert place == f"runs:/{new_run['run_id']}/m", name
+
+
+def test_a_copy_without_its_original_brings_the_files(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    source, server = empty_server(), empty_server()
+    build = Small(source.uri)
+    build.experiment("e", "e")
+    run = build.run("run", "e")
+    build.put_files(build.artifact_uri(run), {"m/model.pkl": b"original"})
+    build.model("original")
+    build.model("copy")
+    build.version("original", f"runs:/{run}/m", run_id=run)
+    build.version("copy", "models:/original/1")
+    export(source, tmp_path / "f.mlbundle", "--models", "copy", name="export-models")
+    import_(server, tmp_path / "f.mlbundle")
+    assert downloaded(server, "copy", "1", tmp_path) == {"model.pkl": b"original"}
+
+
+def downloaded(server: MlflowServer, name: str, number: str, directory: Path) -> dict[str, bytes]:
+    """What MLflow's own client downloads for a version."""
+    import mlflow
+
+    directory = directory / f"{name}-{number}"
+    directory.mkdir()
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(server.uri)
+    try:
+        mlflow.artifacts.download_artifacts(
+            artifact_uri=f"models:/{name}/{number}", dst_path=str(directory)
+        )
+    finally:
+        mlflow.set_tracking_uri(before)
+    return {
+        path.relative_to(directory).as_posix(): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and path.name != "registered_model_meta"
+    }
+
+
+def test_sources_of_every_scheme_lead_to_the_new_files(
+    small: Small, small_bundle: Path, empty_server: LendServer, tmp_path: Path
+) -> None:
+    server = empty_server()
+    import_(server, small_bundle)
+    found = snapshot(server.uri)
+    new_run = {run["tags"]["mlflow_bundle.origin"]: run for run in found.data["runs"].values()}[
+        small.runs["first"]
+    ]
+    (tree,) = found.data["logged_models"].values()
+    versions = found.data["registered_models"]["churn"]["versions"]
+    assert versions["1"]["source"] == f"runs:/{new_run['run_id']}/model"
+    assert versions["2"]["source"] == f"models:/{tree['model_id']}"
+    assert versions["3"]["source"] == f"{new_run['artifact_uri']}/model"
+    old_style = {
+        "MLmodel": ml_model_file(new_run["run_id"], None, "model", "0" * 32),
+        "model.pkl": b"pickle",
+    }
+    assert downloaded(server, "churn", "1", tmp_path) == old_style
+    assert downloaded(server, "churn", "3", tmp_path) == old_style
+    assert downloaded(server, "churn", "2", tmp_path) == {
+        "MLmodel": ml_model_file(tree["source_run_id"], tree["model_id"], tree["artifact_uri"]),
+        "model.pkl": b"tree",
+    }
+
+
+def test_files_of_a_run_that_is_gone_find_a_place(empty_server: LendServer, tmp_path: Path) -> None:
+    """The version's run was deleted for good; its files are still where they were."""
+    source, server = empty_server(), empty_server()
+    build = Small(source.uri)
+    build.experiment("e", "e")
+    run = build.run("run", "e")
+    place = f"{build.artifact_uri(run)}/m"
+    build.put_files(place, {"model.pkl": b"elsewhere", "a/b": b"c"})
+    build.model("outside")
+    build.version("outside", place, run_id=run)
+    with sqlite3.connect(source.database) as connection:
+        for table in ("tags", "params", "metrics", "latest_metrics", "runs"):
+            connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (run,))
+    connection.close()
+    export(source, tmp_path / "f.mlbundle")
+    import_(server, tmp_path / "f.mlbundle")
+    assert downloaded(server, "outside", "1", tmp_path) == {"model.pkl": b"elsewhere", "a/b": b"c"}
+    again = import_(server, tmp_path / "f.mlbundle")
+    assert again.report["done"] == {}
+
+
+def test_a_model_renamed_keeps_its_versions(
+    small_bundle: Path,
+    small_snapshot,
+    empty_server: Callable[[], MlflowServer],  # type: ignore[no-untyped-def]
+) -> None:
+    server = empty_server()
+    import_(server, small_bundle, "--rename-model", "churn=abandoned")
+    found = snapshot(server.uri)
+    names = set(small_snapshot.data["registered_models"])
+    assert found.data["registered_models"].keys() == names - {"churn"} | {"abandoned"}
+    renamed = found.data["registered_models"].pop("abandoned")
+    found.data["registered_models"]["churn"] = {**renamed, "name": "churn"}
+    lines = differences(small_snapshot, found)
+    assert [line for line in lines if "mlflow.modelVersions" not in line] == []
