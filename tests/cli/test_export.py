@@ -254,7 +254,6 @@ def test_a_server_that_is_no_mlflow(web_server: str, tmp_path: Path) -> None:
 
 
 def test_wrong_credentials(empty_server: LendServer, tmp_path: Path) -> None:
-    pytest.importorskip("flask_wtf")
     server = empty_server(
         app_name="basic-auth",
         env={

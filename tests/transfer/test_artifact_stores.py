@@ -1,0 +1,88 @@
+"""Artifacts come from and go to any store that MLflow knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.compare import differences, snapshot
+from tests.conftest import LendServer
+from tests.transfer.commands import export, import_
+from tests.transfer.small import Small, build_small
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+
+@pytest.mark.parametrize(
+    ("source_store", "sink_store"), [("local", "proxied"), ("proxied", "local")]
+)
+def test_a_store_on_the_servers_disk(
+    empty_server: LendServer, tmp_path: Path, source_store: str, sink_store: str
+) -> None:
+    source, server = (
+        empty_server() if store == "proxied" else empty_server(artifacts=store, workers=1)
+        for store in (source_store, sink_store)
+    )
+    build_small(source.uri)
+    done = export(source, tmp_path / "f.mlbundle")
+    assert done.report["done"]["artifact"] == 7
+    import_(server, tmp_path / "f.mlbundle")
+    assert differences(snapshot(source.uri), snapshot(server.uri)) == []
+    assert import_(server, tmp_path / "f.mlbundle").report["done"] == {}
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, str]]:
+    """An S3 endpoint with a bucket; the environment that leads to it."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    endpoint = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    endpoint.start()
+    host, port = endpoint.get_host_and_port()
+    environment = {
+        "MLFLOW_S3_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    boto3.client(
+        "s3",
+        endpoint_url=environment["MLFLOW_S3_ENDPOINT_URL"],
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",
+        region_name="us-east-1",
+    ).create_bucket(Bucket="mlflow")
+    yield environment
+    endpoint.stop()
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("how", ["proxied:s3://mlflow", "s3://mlflow"])
+def test_a_bucket(
+    s3: dict[str, str],
+    empty_server: LendServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    how: str,
+) -> None:
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    name = how.replace("://", "-").replace(":", "-")
+    source = empty_server(artifacts=f"{how}/source-{name}", env=s3, workers=1)
+    server = empty_server(artifacts=f"{how}/sink-{name}", env=s3, workers=1)
+    build = Small(source.uri)
+    build.experiment("e", "e")
+    run = build.run("run", "e")
+    build.put_files(build.artifact_uri(run), {"m/model.pkl": b"pickle", "ü b/%.txt": b"odd"})
+    build.logged_model("model", "e", name="m", source_run_id=run, files={"a": b"b"})
+    build.model("model")
+    build.version("model", f"runs:/{run}/m", run_id=run)
+    build.version("model", f"{build.artifact_uri(run)}/m", run_id=run)
+    done = export(source, tmp_path / "f.mlbundle")
+    assert done.report["done"]["artifact"] == 4
+    import_(server, tmp_path / "f.mlbundle")
+    assert differences(snapshot(source.uri), snapshot(server.uri)) == []
+    assert import_(server, tmp_path / "f.mlbundle").report["done"] == {}
