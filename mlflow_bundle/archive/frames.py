@@ -50,6 +50,7 @@ EOF_FRAME: Final = bytes.fromhex("28b52ffd 60 0003 032000 00")
 MAX_WINDOW_BYTES: Final = 8 * MIB
 
 _ZSTD_MAGIC_BYTES = struct.pack("<I", ZSTD_MAGIC)
+_STATES_SIZE = 0xE0  # of the frame header descriptor: size flag, or single segment
 _PREAMBLE = struct.Struct("<II4sBBH16sIIQQII")
 PREAMBLE_BYTES: Final = 64
 _TRAILER = struct.Struct("<II4sBBH16sQQQQQ32sQII8s")
@@ -172,7 +173,8 @@ def decompress_frame(frame: bytes, size: int, *, offset: int | None = None) -> b
     The caller has compared the digest of ``frame`` and has checked ``size`` against its limits.
 
     Raises:
-        CorruptFrameError: It is not one such frame, or it needs what version 1 forbids.
+        CorruptFrameError: It is not one such frame, or it needs a dictionary.
+        LimitError: It needs a window over 8 MiB.
     """
     if frame[:4] != _ZSTD_MAGIC_BYTES:
         raise CorruptFrameError("expected a zstd data frame", offset=offset)
@@ -186,7 +188,7 @@ def decompress_frame(frame: bytes, size: int, *, offset: int | None = None) -> b
         if parameters.dict_id:
             raise CorruptFrameError("frame needs a dictionary", offset=offset)
         if parameters.window_size > MAX_WINDOW_BYTES:
-            raise CorruptFrameError("frame needs a window over 8 MiB", offset=offset)
+            raise LimitError("frame needs a window over 8 MiB", offset=offset)
         content = _decompressor().decompress(frame, allow_extra_data=False)
     except (zstandard.ZstdError, ValueError, MemoryError) as exc:
         raise CorruptFrameError(f"frame does not decompress: {exc}", offset=offset) from exc
@@ -277,12 +279,12 @@ def encode_page(
 def parse_preamble(data: bytes, *, at: int, limits: Limits) -> Preamble:
     """Parse the first 64 bytes of the page that lies at offset ``at`` of the bundle.
 
-    Only what a hop needs is checked; :func:`parse_page` checks the rest.
+    Only what tells how many bytes to read is checked; :func:`check_page` checks the rest.
 
     Raises:
         TruncatedError: There are fewer than 64 bytes.
         CorruptFrameError: This is no page of ours, or it has been moved.
-        UnsupportedVersionError: It belongs to a later format or has an unknown critical flag.
+        UnsupportedVersionError: It belongs to a later format.
         LimitError: It is larger than ``limits`` allow.
     """
     if len(data) < PREAMBLE_BYTES:
@@ -310,15 +312,8 @@ def parse_preamble(data: bytes, *, at: int, limits: Limits) -> Preamble:
         raise CorruptFrameError(f"page says that it lies at byte {offset}", offset=at)
     if payload + 8 > limits.page_bytes:
         raise LimitError(f"page of {payload + 8} bytes", offset=at)
-    if payload < PREAMBLE_BYTES - 8 + body_length:
-        raise CorruptFrameError("page is shorter than its body", offset=at)
-    if frame_count > limits.page_entries:
-        raise LimitError(f"group of {frame_count} frames", offset=at)
-    if data_length > frame_count * max_compressed(limits.frame_bytes):
-        raise LimitError(f"group of {data_length} bytes", offset=at)
-    known = FLAG_VOID if tag == GROUP_TAG else 0
-    if flags & CRITICAL_FLAGS & ~known:
-        raise UnsupportedVersionError(f"unknown critical flag {flags:#06x}", offset=at)
+    if payload < PREAMBLE_BYTES - 8:
+        raise CorruptFrameError("page is shorter than its preamble", offset=at)
     return Preamble(
         payload_length=payload,
         tag=tag,
@@ -335,17 +330,30 @@ def parse_preamble(data: bytes, *, at: int, limits: Limits) -> Preamble:
 
 
 def check_page(page: bytes, *, at: int, limits: Limits) -> Preamble:
-    """Check the length and the checksum of a whole page without decompressing its body.
+    """Check a whole page as far as that goes without decompressing its body.
+
+    The checksum comes before all that it covers, so that damage is not taken for a later format.
 
     Raises:
-        FormatError: As :func:`parse_preamble`, and CorruptFrameError for these two.
+        CorruptFrameError: Its length or checksum is wrong.
+        UnsupportedVersionError: It has an unknown critical flag.
+        FormatError: As :func:`parse_preamble`.
     """
+    if len(page) < PREAMBLE_BYTES:
+        raise CorruptFrameError("page is shorter than its preamble", offset=at)
     preamble = parse_preamble(page, at=at, limits=limits)
     if preamble.length != len(page):
         raise CorruptFrameError("page has another length than it states", offset=at)
     view = memoryview(page)
     if zlib.crc32(view[PREAMBLE_BYTES:], zlib.crc32(view[8:60])) != preamble.checksum:
         raise CorruptFrameError("page checksum is wrong", offset=at)
+    known = FLAG_VOID if preamble.tag == GROUP_TAG else 0
+    if preamble.flags & CRITICAL_FLAGS & ~known:
+        raise UnsupportedVersionError(f"unknown critical flag {preamble.flags:#06x}", offset=at)
+    if PREAMBLE_BYTES + preamble.body_length > len(page):
+        raise CorruptFrameError("page is shorter than its body", offset=at)
+    if preamble.frame_count > limits.page_entries:
+        raise LimitError(f"group of {preamble.frame_count} frames", offset=at)
     return preamble
 
 
@@ -363,8 +371,10 @@ def parse_page(page: bytes, *, at: int, limits: Limits) -> tuple[Preamble, bytes
         size = zstandard.get_frame_parameters(frame).content_size
     except (zstandard.ZstdError, ValueError) as exc:
         raise CorruptFrameError(f"page body is no zstd frame: {exc}", offset=at) from exc
-    if size > limits.body_bytes:  # an unknown size is a huge number here
-        raise LimitError("page body is too large or states no size", offset=at)
+    if not frame[4] & _STATES_SIZE:
+        raise CorruptFrameError("page body states no size", offset=at)
+    if size > limits.body_bytes:
+        raise LimitError(f"page body of {size} bytes", offset=at)
     return preamble, decompress_frame(frame, size, offset=at), page[end:]
 
 
@@ -488,13 +498,24 @@ def parse_seek_table(table: bytes, *, at: int) -> list[tuple[int, int]]:
     Raises:
         CorruptFrameError: It is not a whole table without checksums.
     """
-    magic, payload = struct.unpack("<II", table[:8]) if len(table) >= 8 else (0, 0)
+    magic, payload = _SEEK_ENTRY.unpack(table[:8]) if len(table) >= 8 else (0, 0)
     if magic != SEEK_TABLE_MAGIC or payload + 8 != len(table) or len(table) < SEEK_TABLE_OVERHEAD:
         raise CorruptFrameError("expected a seek table", offset=at)
     count, descriptor, end = _SEEK_FOOTER.unpack(table[-9:])
     if end != SEEKABLE_MAGIC or descriptor or len(table) != SEEK_TABLE_OVERHEAD + 8 * count:
         raise CorruptFrameError("seek table is malformed", offset=at)
+    if count > MAX_SEEK_ENTRIES:
+        raise CorruptFrameError("seek table is longer than a bundle's", offset=at)
     return list(_SEEK_ENTRY.iter_unpack(table[8:-9]))
+
+
+def is_cut_seek_table(table: bytes) -> bool:
+    """Say whether these bytes are the beginning of a seek table and not the whole of it."""
+    if len(table) < 8:
+        return struct.pack("<I", SEEK_TABLE_MAGIC).startswith(table[:4])
+    magic, payload = _SEEK_ENTRY.unpack(table[:8])
+    longest = SEEK_TABLE_OVERHEAD + 8 * MAX_SEEK_ENTRIES
+    return bool(magic == SEEK_TABLE_MAGIC and len(table) < payload + 8 <= longest)
 
 
 def find_trailer(tail: bytes, size: int) -> int:

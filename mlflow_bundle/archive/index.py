@@ -33,13 +33,16 @@ from mlflow_bundle.archive.frames import (
 )
 from mlflow_bundle.archive.limits import DEFAULT_LIMITS, FANOUT, Limits
 from mlflow_bundle.archive.member import Member
-from mlflow_bundle.archive.paths import HEADER_PATH, order_key, validate_path
+from mlflow_bundle.archive.paths import is_header_place, order_key, validate_path
 from mlflow_bundle.errors import CorruptFrameError, LimitError, UnsupportedVersionError
 
 DIGEST_BYTES: Final = 32
 DIGEST_NAME: Final = "sha256"
 MAX_INT: Final = 2**63 - 1
-MAX_ARRAYS: Final = 8192
+MAX_VALUES: Final = 65_536
+"""Values in the body of a page, itself and map keys included."""
+MAX_DEPTH: Final = 16
+"""Maps and arrays within each other in the body of a page, itself included."""
 _BODY_LEVEL = 3
 
 Body = dict[str, object]
@@ -60,16 +63,12 @@ def decode_body(packed: bytes, known: frozenset[str], *, at: int) -> Body:
 
     Raises:
         CorruptFrameError: Not one map in canonical msgpack with text keys, each once.
+        LimitError: It would take far more memory than its bytes.
         UnsupportedVersionError: An unknown critical key.
     """
+    _check_shape(packed, at=at)
     try:
-        body = msgpack.unpackb(
-            packed,
-            raw=False,
-            strict_map_key=True,
-            object_pairs_hook=_map,
-            list_hook=_ArrayCounter(),
-        )
+        body = msgpack.unpackb(packed, raw=False, strict_map_key=True, object_pairs_hook=_map)
         canonical = msgpack.packb(body, use_bin_type=True) == packed
     except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as exc:
         raise CorruptFrameError(f"page body is malformed: {exc}", offset=at) from exc
@@ -81,17 +80,65 @@ def decode_body(packed: bytes, known: frozenset[str], *, at: int) -> Body:
     return body
 
 
-class _ArrayCounter:
-    """Stops a body whose arrays would take far more memory than its bytes."""
+def _scalar_lengths() -> bytes:
+    """Return, per first byte, the bytes of a msgpack value whose length that byte tells."""
+    lengths = bytearray(256)
+    for first in (*range(0x80), *range(0xE0, 0x100), 0xC0, 0xC2, 0xC3):
+        lengths[first] = 1  # small integers, nil and booleans
+    for length in range(32):
+        lengths[0xA0 + length] = 1 + length  # short text
+    for first, length in ((0xCC, 2), (0xCD, 3), (0xCE, 5), (0xCF, 9)):
+        lengths[first] = lengths[first + 4] = length  # unsigned and signed integers
+    lengths[0xCB] = 9  # floats, which have one form here
+    return bytes(lengths)
 
-    def __init__(self) -> None:
-        self._room = MAX_ARRAYS
 
-    def __call__(self, array: list[object]) -> list[object]:
-        self._room -= 1
-        if self._room < 0:
-            raise ValueError("too many arrays")
-        return array
+_SCALAR_LENGTHS = _scalar_lengths()
+_SIZED = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}  # octets and text: width of length
+_CONTAINERS = {0xDC: (2, 1), 0xDD: (4, 1), 0xDE: (2, 2), 0xDF: (4, 2)}  # width, values per entry
+
+
+def _check_shape(packed: bytes, *, at: int) -> None:
+    """Count values and nesting before a decoder takes memory for them.
+
+    Sixty-four mebibytes of empty maps would take gigabytes.
+
+    Raises:
+        CorruptFrameError: The bytes are cut short or hold an extension type.
+        LimitError: There are more than the limits.
+    """
+    position, values, missing = 0, 1, 1
+    outside: list[int] = []  # values missing in each container that is open
+    try:
+        while missing or outside:
+            if not missing:
+                missing = outside.pop()
+                continue
+            missing -= 1
+            first = packed[position]
+            length = _SCALAR_LENGTHS[first]
+            if length:
+                position += length
+            elif first in _SIZED:
+                start = position + 1
+                position = start + _SIZED[first]
+                position += int.from_bytes(packed[start:position], "big")
+            else:
+                if first < 0xA0:
+                    count = (first & 0x0F) * (2 if first < 0x90 else 1)
+                    position += 1
+                else:
+                    width, each = _CONTAINERS[first]
+                    start = position + 1
+                    position = start + width
+                    count = int.from_bytes(packed[start:position], "big") * each
+                values += count
+                outside.append(missing)
+                missing = count
+                if values > MAX_VALUES or len(outside) > MAX_DEPTH:
+                    raise LimitError("page body has too many values", offset=at)
+    except (IndexError, KeyError) as exc:
+        raise CorruptFrameError("page body is malformed", offset=at) from exc
 
 
 def _map(pairs: Iterable[tuple[object, object]]) -> Body:
@@ -389,7 +436,7 @@ def _check_members(group: Group, body: _Fields, limits: Limits) -> None:
         zip(group.paths, group.keys, group.types, strict=True)
     ):
         validate_path(path)
-        if key <= before or path == HEADER_PATH:
+        if key <= before or is_header_place(path):
             raise body.error(f"member is out of order or appears twice: {path!r}")
         before = key
         if kind == tar.HARD_LINK:
@@ -547,7 +594,7 @@ def decode_node(page: bytes, *, at: int, limits: Limits) -> Node:
     body = _Fields(decode_body(packed, _NODE_KEYS, at=at), at=at)
     if preamble.tag != NODE_TAG or tail or preamble.frame_count or preamble.data_length:
         raise body.error("expected a node")
-    level = _decode_level(body, limits)
+    level = _decode_level(body, limits.levels - 1)
     entries = _decode_entries(body, level, preamble, limits)
     if not entries:
         raise body.error("empty node")
@@ -569,8 +616,10 @@ def decode_root(page: bytes, *, at: int, limits: Limits) -> Root:
         raise UnsupportedVersionError(f"unknown digest {body._body.get('hash')!r}", offset=at)
     require = body.array("require")
     check_capabilities(require, at=at)
-    level = _decode_level(body, limits)
+    level = _decode_level(body, limits.levels)
     entries = _decode_entries(body, level, preamble, limits)
+    if not entries and level != 1:
+        raise body.error("directory of many levels and no entries")
     header_length, header_digest = body.array("header", 2)
     root = Root(
         preamble=preamble,
@@ -604,12 +653,12 @@ def check_capabilities(names: object, *, at: int | None = None) -> None:
         )
 
 
-def _decode_level(body: _Fields, limits: Limits) -> int:
+def _decode_level(body: _Fields, highest: int) -> int:
     level = body.integer("level")
     if not level:
         raise body.error("level 0")
-    if level > limits.levels:
-        raise LimitError(f"directory of {level} levels", offset=body._at)
+    if level > highest:
+        raise LimitError(f"directory page of level {level}", offset=body._at)
     return level
 
 

@@ -19,6 +19,7 @@ from mlflow_bundle.errors import UnsafePathError
 
 HEADER_PATH: Final = ".mlbundle/bundle.json"
 """The member in the first frame."""
+HEADER_DIRECTORY: Final = ".mlbundle"
 
 MAX_ESCAPED_COMPONENT_BYTES: Final = 200
 MAX_ESCAPED_PATH_BYTES: Final = 3584
@@ -64,6 +65,11 @@ def directory_key(path: str) -> bytes:
     return b"\x01" + path.encode().replace(b"/", b"\x00\x01") + b"\x00"
 
 
+def is_header_place(path: str) -> bool:
+    """Say whether a member at ``path`` would be the header's twin, or make it a directory."""
+    return path.startswith(HEADER_PATH) and path[len(HEADER_PATH) :][:1] in ("", "/")
+
+
 def validate_path(path: str) -> None:
     """Refuse a member path that is not safe on every file system (FORMAT.md 6.2).
 
@@ -93,18 +99,18 @@ def _path_problem(path: str) -> str:
     if not unicodedata.is_normalized("NFC", path):
         return "path is not in Unicode normal form C"
     for position, component in enumerate(path.split("/")):
-        problem = _component_problem(component, first=position == 0)
+        problem = _component_problem(component, top=position == 0 and component != path)
         if problem:
             return problem
     return ""
 
 
-def _component_problem(component: str, *, first: bool) -> str:
+def _component_problem(component: str, *, top: bool) -> str:
     if not component:
         return "path has an empty component"
     if len(component.encode()) > DEFAULT_LIMITS.component_bytes:
         return f"path component is longer than {DEFAULT_LIMITS.component_bytes} bytes"
-    if component.startswith(".") and not (first and component == ".mlbundle"):
+    if component.startswith(".") and not (top and component == HEADER_DIRECTORY):
         return "path component begins with a dot"
     if component.endswith((".", " ")):
         return "path component ends with a dot or a space"

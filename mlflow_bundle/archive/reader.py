@@ -21,7 +21,6 @@ from types import TracebackType
 from typing import BinaryIO, Generic, TypeVar, cast
 from uuid import UUID
 
-from mlflow_bundle.archive import tar
 from mlflow_bundle.archive.content import (
     LoadFrame,
     frame_reader,
@@ -32,17 +31,17 @@ from mlflow_bundle.archive.content import (
     same_member,
 )
 from mlflow_bundle.archive.frames import (
-    RAW_HEADER_BYTES,
+    EOF_FRAME,
     TRAILER_BYTES,
     Trailer,
     find_trailer,
     parse_trailer,
-    raw_frame_length,
 )
 from mlflow_bundle.archive.header import (
+    HEADER_START_BYTES,
     MAX_HEADER_FRAME_BYTES,
+    check_start,
     decode_header_frame,
-    is_header_start,
 )
 from mlflow_bundle.archive.index import (
     MAX_INT,
@@ -62,7 +61,6 @@ from mlflow_bundle.errors import (
     CorruptFrameError,
     FormatError,
     LimitError,
-    NotABundleError,
     TruncatedError,
 )
 
@@ -146,6 +144,9 @@ class ArchiveReader:
             raise CorruptFrameError("trailer does not follow the root", offset=at + length)
         if root.header_length > MAX_HEADER_FRAME_BYTES:
             raise LimitError(f"first frame of {root.header_length} bytes", offset=0)
+        self._groups_end = trailer.directory_offset - len(EOF_FRAME)
+        if root.header_length > self._groups_end:
+            raise CorruptFrameError("first frame leads outside the bundle", offset=at)
         if tail_start == 0:
             self._header = self._decode_header(tail[: root.header_length])
 
@@ -179,10 +180,7 @@ class ArchiveReader:
 
     def _demand_bundle_start(self) -> None:
         """Tell a file that never was a bundle from one that lost its end."""
-        start = self._source.read_at(0, min(self._source.size, 4 * tar.BLOCK))
-        raw_frame_length(start[:RAW_HEADER_BYTES])
-        if not is_header_start(start[10:]) and not is_header_start(start[12:]):
-            raise NotABundleError("not a bundle: the first member has another name", offset=0)
+        check_start(self._source.read_at(0, min(self._source.size, HEADER_START_BYTES)))
 
     @property
     def header(self) -> bytes:
@@ -379,7 +377,10 @@ class ArchiveReader:
 
     # --- pages and frames --------------------------------------------------------------------
 
-    def _read_page(self, entry: Entry) -> bytes:
+    def _read_page(self, entry: Entry, start: int, end: int) -> bytes:
+        """Read the page of an entry, which must lie between ``start`` and ``end``."""
+        if not start <= entry.offset <= end - entry.header_length - entry.data_length:
+            raise CorruptFrameError("directory entry leads outside", offset=entry.offset)
         page = self._source.read_at(entry.offset, entry.header_length)
         if hashlib.sha256(page).digest() != entry.digest:
             raise CorruptFrameError("page digest is wrong", offset=entry.offset)
@@ -387,7 +388,9 @@ class ArchiveReader:
 
     def _node(self, entry: Entry, parent: Node) -> Node:
         def load() -> Node:
-            node = decode_node(self._read_page(entry), at=entry.offset, limits=self.limits)
+            trailer = self._trailer
+            page = self._read_page(entry, trailer.directory_offset, trailer.root_offset)
+            node = decode_node(page, at=entry.offset, limits=self.limits)
             if (
                 node.preamble.uuid != self.uuid
                 or node.level != parent.level - 1
@@ -401,7 +404,8 @@ class ArchiveReader:
 
     def _group(self, entry: Entry) -> Group:
         def load() -> Group:
-            group = decode_group(self._read_page(entry), at=entry.offset, limits=self.limits)
+            page = self._read_page(entry, self._root.header_length, self._groups_end)
+            group = decode_group(page, at=entry.offset, limits=self.limits)
             if (
                 group.preamble.uuid != self.uuid
                 or group.first_key != entry.order

@@ -32,17 +32,16 @@ from mlflow_bundle.archive.dedup import ContentIds
 from mlflow_bundle.archive.frames import (
     GROUP_TAG,
     PREAMBLE_BYTES,
-    RAW_HEADER_BYTES,
     SKIPPABLE_MAGIC,
     Preamble,
     check_page,
     parse_preamble,
     parse_raw_frame,
-    raw_frame_length,
 )
 from mlflow_bundle.archive.header import (
-    MAX_HEADER_FRAME_BYTES,
+    HEADER_START_BYTES,
     decode_header_frame,
+    header_frame_length,
     stated_uuid,
 )
 from mlflow_bundle.archive.index import Group, decode_group
@@ -51,7 +50,7 @@ from mlflow_bundle.archive.member import Member
 from mlflow_bundle.archive.reader import ArchiveReader
 from mlflow_bundle.archive.source import ByteSource
 from mlflow_bundle.archive.writer import ArchiveWriter, FinishedBundleError
-from mlflow_bundle.errors import CorruptFrameError, FormatError, LimitError, TruncatedError
+from mlflow_bundle.errors import CorruptFrameError, FormatError, TruncatedError
 
 _MIN_CHECKED_GROUPS = 2
 _SEARCH_BYTES = 4 * MIB
@@ -415,11 +414,8 @@ class _Recovery:
 
 
 def _read_header_frame(source: ByteSource) -> bytes:
-    start = source.read_at(0, min(RAW_HEADER_BYTES, source.size))
-    _, length = raw_frame_length(start)
-    if length > MAX_HEADER_FRAME_BYTES:
-        raise LimitError(f"first frame of {length} bytes", offset=0)
-    return source.read_at(0, length)
+    start = source.read_at(0, min(HEADER_START_BYTES, source.size))
+    return source.read_at(0, header_frame_length(start))
 
 
 def _read_page(source: ByteSource, at: int, limits: Limits) -> tuple[Preamble, bytes]:

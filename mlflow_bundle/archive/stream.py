@@ -26,17 +26,20 @@ from mlflow_bundle.archive.frames import (
     EOF_FRAME,
     NODE_TAG,
     PREAMBLE_BYTES,
-    RAW_HEADER_BYTES,
     SIGNATURE_TAG,
     TRAILER_BYTES,
     Preamble,
     Trailer,
+    is_cut_seek_table,
     parse_preamble,
     parse_seek_table,
     parse_trailer,
-    raw_frame_length,
 )
-from mlflow_bundle.archive.header import MAX_HEADER_FRAME_BYTES, decode_header_frame
+from mlflow_bundle.archive.header import (
+    HEADER_START_BYTES,
+    decode_header_frame,
+    header_frame_length,
+)
 from mlflow_bundle.archive.index import (
     Entry,
     Group,
@@ -150,10 +153,8 @@ class StreamReader:
         self._stream = stream
         self._limits = limits
         self._offset = 0
-        start = self._read_up_to(RAW_HEADER_BYTES)
-        _, length = raw_frame_length(start)
-        if length > MAX_HEADER_FRAME_BYTES:
-            raise LimitError(f"first frame of {length} bytes", offset=0)
+        start = self._read_up_to(HEADER_START_BYTES)
+        length = header_frame_length(start)
         self._header_frame = start + self._read(length - len(start))
         self.header, self._tar_length = decode_header_frame(self._header_frame, None)
         self._uuid: UUID | None = None
@@ -279,6 +280,8 @@ class StreamReader:
         at = self._offset
         rest = self._read_up_to(TAIL_BYTES)
         if rest:
+            if is_cut_seek_table(rest):
+                raise TruncatedError("the seek table is cut short", offset=self._offset)
             parse_seek_table(rest, at=at)
 
     def _read_page(self, start: bytes, at: int) -> bytes:

@@ -24,6 +24,7 @@ MAX_OCTAL_SIZE: Final = 8**11 - 1
 MAX_MTIME_NS: Final = 8**11 * 10**9 - 1
 """The last instant whose seconds eleven octal digits hold, in the year 2242."""
 END_OF_ARCHIVE: Final = bytes(2 * BLOCK)
+PAX_NAME: Final = b"././@PaxHeader"
 
 _NAME_BYTES: Final = 100
 _OWNER = b"0000000\x000000000\x00"
@@ -78,7 +79,7 @@ def render_header(path: str, size: int, mtime_ns: int, mode: int, link: str | No
     records = _pax_records(path, size, mtime_ns, link)
     return b"".join(
         (
-            _ustar(b"././@PaxHeader", FILE_MODE, len(records), 0, b"x", b""),
+            _ustar(PAX_NAME, FILE_MODE, len(records), 0, b"x", b""),
             records,
             padding(len(records)),
             _ustar(

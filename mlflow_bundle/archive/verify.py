@@ -55,7 +55,7 @@ class Verification:
         self._end = 0
         self._tar_length = 0
         self._members = 0
-        self._nodes: list[Entry] = []
+        self._nodes: list[tuple[int, Entry, int]] = []  # level, entry, sequence or -1
         self._seek_entries: list[tuple[int, int]] = []
         self._spanning: _Spanning | None = None
         self._last_key = b""
@@ -91,9 +91,10 @@ class Verification:
             yield from node.entries
             return
         for number, entry in enumerate(node.entries):
-            self._nodes.append(entry)
+            sequence = -1
             try:
                 child = self._reader._node(entry, node)
+                sequence = child.preamble.sequence
                 if number + 1 < len(node.entries):
                     following = node.entries[number + 1].order
                     if child.orders[-1] >= following:
@@ -102,6 +103,7 @@ class Verification:
                 self._report(exc)
             else:
                 yield from self._iter_entries(child)
+            self._nodes.append((node.level - 1, entry, sequence))
 
     # --- groups ------------------------------------------------------------------------------
 
@@ -248,14 +250,15 @@ class Verification:
             self._report(exc)
         self._add_frame(len(EOF_FRAME), len(tar.END_OF_ARCHIVE))
         end = trailer.directory_offset
-        for entry in sorted(self._nodes, key=lambda entry: entry.offset):
-            if entry.offset != end:
+        nodes = sorted(self._nodes, key=lambda node: node[0])  # in order within each level
+        for number, (_, entry, sequence) in enumerate(nodes):
+            if entry.offset != end or sequence not in (number, -1):
                 self._report(CorruptFrameError("nodes do not follow each other", offset=end))
                 break
             end += entry.header_length
             self._add_frame(entry.header_length, 0)
         else:
-            if end != trailer.root_offset:
+            if end != trailer.root_offset or root.preamble.sequence != len(nodes):
                 self._report(CorruptFrameError("nodes do not end at the root", offset=end))
         self._add_frame(trailer.root_length, 0)
         self._add_frame(TRAILER_BYTES, 0)

@@ -58,7 +58,7 @@ from mlflow_bundle.archive.limits import (
 )
 from mlflow_bundle.archive.member import Member
 from mlflow_bundle.archive.output import Output
-from mlflow_bundle.archive.paths import HEADER_PATH, order_key, validate_path
+from mlflow_bundle.archive.paths import HEADER_PATH, is_header_place, order_key, validate_path
 from mlflow_bundle.errors import BundleError
 
 _READ_BYTES = 1 << 20
@@ -375,7 +375,7 @@ class ArchiveWriter:
         self._check_usable()
         validate_path(path)
         key = order_key(path)
-        if key <= self._last_key or path == HEADER_PATH:
+        if key <= self._last_key or is_header_place(path):
             raise ValueError(f"member {path!r} must not come after {self._last_path!r}")
         return key
 

@@ -74,7 +74,6 @@ BAD_FRAMES = {
     "skippable": (frames.encode_seek_table([]), 9, "expected a zstd data frame"),
     "empty": (b"", 0, "expected a zstd data frame"),
     "size that lies": (b"\x28\xb5\x2f\xfd\x20\xff\x0b\x00\x00a", 255, "does not decompress"),
-    "huge size": (bytes.fromhex("28b52ffde00000000000000010010000"), 2**60, "decompress|window"),
 }
 
 
@@ -99,8 +98,11 @@ def test_a_frame_with_a_large_window_is_refused() -> None:
     compressor = zstandard.ZstdCompressor(compression_params=options)
     with compressor.stream_writer(out, size=9 << 20, closefd=False) as writer:
         writer.write(bytes(9 << 20))
-    with pytest.raises(CorruptFrameError, match="window"):
+    with pytest.raises(LimitError, match="window"):
         frames.decompress_frame(out.getvalue(), 9 << 20)
+    huge = bytes.fromhex("28b52ffde00000000000000010010000")
+    with pytest.raises(LimitError, match="window"):
+        frames.decompress_frame(huge, 2**60)
 
 
 def page(**changes: object) -> bytes:
@@ -128,18 +130,28 @@ def test_every_flipped_bit_of_a_page_is_noticed() -> None:
                 frames.parse_page(flipped(whole, offset, 1 << bit), at=77, limits=DEFAULT_LIMITS)
 
 
+def test_a_damaged_flag_is_damage_and_no_later_format() -> None:
+    for bit in range(8):
+        with pytest.raises(CorruptFrameError, match="checksum"):
+            frames.parse_page(flipped(page(), 15, 1 << bit), at=77, limits=DEFAULT_LIMITS)
+
+
+def test_a_page_shorter_than_a_preamble_is_refused() -> None:
+    for length in range(64):
+        with pytest.raises(CorruptFrameError, match="shorter than its preamble"):
+            frames.check_page(page()[:length], at=77, limits=DEFAULT_LIMITS)
+
+
 def test_a_page_that_was_moved_is_refused() -> None:
     with pytest.raises(CorruptFrameError, match="says that it lies at byte 77"):
         frames.parse_page(page(), at=78, limits=DEFAULT_LIMITS)
 
 
-def test_a_page_beyond_the_limits_is_refused_by_its_first_bytes() -> None:
+def test_a_page_beyond_the_limits_is_refused_before_its_body_is_read() -> None:
     with pytest.raises(LimitError, match="page of"):
         frames.parse_preamble(page()[:64], at=77, limits=Limits(page_bytes=64))
     with pytest.raises(LimitError, match="frames"):
-        frames.parse_preamble(page(frame_count=5000)[:64], at=77, limits=DEFAULT_LIMITS)
-    with pytest.raises(LimitError, match="bytes"):
-        frames.parse_preamble(page(data_length=1)[:64], at=77, limits=DEFAULT_LIMITS)
+        frames.check_page(page(frame_count=5000), at=77, limits=DEFAULT_LIMITS)
 
 
 def test_critical_flags_are_refused_and_ignorable_ones_pass() -> None:
@@ -191,6 +203,18 @@ def test_the_seek_table_round_trips() -> None:
     table = frames.encode_seek_table(entries)
     assert frames.parse_seek_table(table, at=0) == entries
     assert frames.find_trailer(bytes(128) + table, 128 + len(table)) == 0
+
+
+def test_a_beginning_of_a_seek_table_is_told_from_other_bytes() -> None:
+    table = frames.encode_seek_table([(10, 20), (30, 0)])
+    assert all(frames.is_cut_seek_table(table[:length]) for length in range(len(table)))
+    assert not any(map(frames.is_cut_seek_table, (table, table + b"x", b"x", b"x" * 20)))
+
+
+def test_a_seek_table_longer_than_a_bundles_is_refused() -> None:
+    table = frames.encode_seek_table([(1, 1)] * (frames.MAX_SEEK_ENTRIES + 1))
+    with pytest.raises(CorruptFrameError, match="longer than a bundle's"):
+        frames.parse_seek_table(table, at=0)
 
 
 @pytest.mark.parametrize("cut", [1, 4, 8, 9, 17])

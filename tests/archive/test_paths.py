@@ -43,6 +43,7 @@ UNSAFE = {
     "./a": "begins with a dot",
     "a/.mlbundle": "begins with a dot",
     ".hidden": "begins with a dot",
+    ".mlbundle": "begins with a dot",
     "a\\b": "forbidden character",
     "C:x": "forbidden character",
     "a\nb": "forbidden character",

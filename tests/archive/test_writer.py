@@ -43,8 +43,11 @@ def test_an_unsafe_path_is_refused() -> None:
 
 
 def test_the_header_member_cannot_be_written_again() -> None:
-    with writer_to(io.BytesIO()) as writer, pytest.raises(ValueError, match="must not come"):
-        writer.add(".mlbundle/bundle.json", b"")
+    with writer_to(io.BytesIO()) as writer:
+        for path in (".mlbundle/bundle.json", ".mlbundle/bundle.json/x"):
+            with pytest.raises(ValueError, match="must not come"):
+                writer.add(path, b"")
+        writer.add(".mlbundle/bundle.json5", b"")
 
 
 @pytest.mark.parametrize(
@@ -54,6 +57,9 @@ def test_the_header_member_cannot_be_written_again() -> None:
         (b"[]", "not a JSON object"),
         (b'{"a": 1, "a": 2}', "duplicate key"),
         (b"\xff", "not JSON"),
+        (b'{"a": NaN}', "no JSON number"),
+        (b'{"a": %b}' % (b"[" * 64 + b"]" * 64), "more than 64 deep"),
+        (b'{"a": %b}' % (b"[" * 99999), "not JSON"),
         (b"{" + b" " * (1 << 20) + b"}", "larger than"),
         (b'{"require": ["x"]}', "requires 'x'"),
         (b'{"prerequisites": [{}]}', "prerequisites"),

@@ -33,10 +33,19 @@ def zstd(content: bytes) -> bytes:
     return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(content)
 
 
-def raw(content: bytes) -> bytes:
-    """One raw block; content of 256 to 65 791 bytes."""
+def raw(content: bytes, descriptor: bytes = b"\x60") -> bytes:
+    """One raw block; content of 256 to 65 791 bytes.
+
+    ``descriptor`` is that of the frame header, with what stands between it and the size.
+    """
     block = (len(content) << 3 | 1).to_bytes(3, "little") + content
-    return b"\x28\xb5\x2f\xfd\x60" + struct.pack("<H", len(content) - 256) + block
+    return b"\x28\xb5\x2f\xfd" + descriptor + struct.pack("<H", len(content) - 256) + block
+
+
+WIDE_WINDOW = b"\x40\x70"
+"""Descriptor of a frame that needs a window of 16 MiB, whatever its size."""
+DICTIONARY = b"\x61\x01"
+"""Descriptor of a frame that needs the dictionary 1."""
 
 
 @dataclass
@@ -110,6 +119,7 @@ class Bundle:
     fanout: int = 512
     root: dict[str, Any] = field(default_factory=dict)
     root_preamble: dict[str, Any] = field(default_factory=dict)
+    node_preamble: dict[str, Any] = field(default_factory=dict)
     trailer: dict[str, Any] = field(default_factory=dict)
     before_trailer: bytes = b""
     seek_table: Callable[[list[tuple[int, int]]], list[tuple[int, int]]] | None = list
@@ -125,8 +135,8 @@ class Bundle:
 
         record = Record(".mlbundle/bundle.json", self.document).tar()
         header = raw(record) if self.header is None else self.header
-        emit(header, len(record))
-        tar_length = len(record)
+        tar_length = int.from_bytes(header[5:7], "little") + 256
+        emit(header, tar_length)
         entries: list[list[Any]] = []
         members = 0
         for sequence, group in enumerate(self.groups):
@@ -152,7 +162,11 @@ class Bundle:
             for first in range(0, len(entries), self.fanout):
                 chunk = entries[first : first + self.fanout]
                 page = self._page(
-                    b"MLBN", msgpack.packb({"level": level, "entries": chunk}), sequence, len(out)
+                    b"MLBN",
+                    msgpack.packb({"level": level, "entries": chunk}),
+                    sequence,
+                    len(out),
+                    **self.node_preamble,
                 )
                 sequence += 1
                 offset = emit(page, 0)
