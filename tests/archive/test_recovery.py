@@ -42,7 +42,7 @@ from tests.archive.bundles import (
 @functools.cache
 def sample() -> tuple[Members, bytes]:
     members = {f"a/{n:05}": text(1200 + n % 300, n % 2000) for n in range(3000)}
-    members |= {f"b/{n}": noise(9 * MIB + n, n) for n in range(3)}
+    members |= {f"b/{n}": noise(9 * MIB + n, n) for n in range(2)}
     members |= {f"c/{n:05}": text(1200 + n % 300, n) for n in range(1500)}
     members["d"] = noise(5 * MIB, 9)
     return members, bundle(members)
@@ -57,7 +57,7 @@ def go_on(stream: io.BytesIO, members: Members) -> None:
         writer.finish()
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 def test_a_cut_bundle_is_resumed_to_the_same_bytes(seed: int) -> None:
     members, data = sample()
     stream = io.BytesIO(data[: random.Random(seed).randrange(60_000, len(data) - 200)])
@@ -66,10 +66,10 @@ def test_a_cut_bundle_is_resumed_to_the_same_bytes(seed: int) -> None:
 
 
 def test_a_cut_at_and_around_every_group_is_resumed_to_the_same_bytes() -> None:
-    members = {f"a/{n:05}": text(1200, n) for n in range(2100)} | {"b": noise(20 * MIB)}
+    members = {f"a/{n:05}": text(1200, n) for n in range(2100)} | {"b": noise(17 * MIB)}
     data = bundle(members)
     for entry in ArchiveReader(io.BytesIO(data))._root.entries[1:]:
-        for shift in (-1, 0, 1, 63, 64, entry.header_length):
+        for shift in (-1, 0, 63, 64, entry.header_length):
             stream = io.BytesIO(data[: entry.offset + shift])
             go_on(stream, members)
             assert stream.getvalue() == data

@@ -198,23 +198,23 @@ FAULTS = {
     "small, raises": (lambda: Failing(10), 20, ConnectionError, "gone"),
     "one group, ends early": (lambda: io.BytesIO(noise(5 * MIB)), 6 * MIB, ShortReadError, "early"),
     "one group, too long": (lambda: io.BytesIO(noise(6 * MIB)), 5 * MIB, ShortReadError, "more"),
-    "first group raises": (lambda: Failing(5 * MIB), 50 * MIB, ConnectionError, "gone"),
-    "a late group raises": (lambda: Failing(45 * MIB), 50 * MIB, ConnectionError, "gone"),
+    "first group raises": (lambda: Failing(5 * MIB), 40 * MIB, ConnectionError, "gone"),
+    "a late group raises": (lambda: Failing(33 * MIB), 40 * MIB, ConnectionError, "gone"),
     "a late group, ends early": (
-        lambda: io.BytesIO(bytes(45 * MIB)),
-        50 * MIB,
+        lambda: io.BytesIO(bytes(33 * MIB)),
+        40 * MIB,
         ShortReadError,
         "early",
     ),
     "many groups, too long": (
-        lambda: io.BytesIO(bytes(50 * MIB)),
-        49 * MIB,
+        lambda: io.BytesIO(bytes(40 * MIB)),
+        39 * MIB,
         ShortReadError,
         "more",
     ),
     "last piece is missing": (
-        lambda: io.BytesIO(bytes(48 * MIB)),
-        48 * MIB + 1,
+        lambda: io.BytesIO(bytes(32 * MIB)),
+        32 * MIB + 1,
         ShortReadError,
         "early",
     ),
@@ -265,7 +265,7 @@ def test_a_member_taken_back_can_be_tried_again() -> None:
     with writer_to(out) as writer:
         writer.add("a", b"1")
         with pytest.raises(ConnectionError, match="gone"):
-            writer.add_stream("b", Failing(45 * MIB), 50 * MIB)  # type: ignore[arg-type]
+            writer.add_stream("b", Failing(33 * MIB), 40 * MIB)  # type: ignore[arg-type]
         writer.add_stream("b", io.BytesIO(noise(20 * MIB)), 20 * MIB)
         writer.finish()
     with writer_to(straight) as writer:
@@ -284,7 +284,7 @@ def test_an_interrupted_member_on_a_pipe_ends_the_writer() -> None:
 
     with writer_to(Pipe()) as writer:
         with pytest.raises(KeyboardInterrupt):
-            writer.add_stream("b", Interrupted(45 * MIB), 50 << 30)  # type: ignore[arg-type]
+            writer.add_stream("b", Interrupted(33 * MIB), 50 << 30)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="has failed"):
             writer.finish()
 
@@ -325,7 +325,7 @@ def test_writing_goes_on_where_the_stream_stands() -> None:
     out.seek(6)
     with writer_to(out) as writer:
         with pytest.raises(ConnectionError, match="gone"):
-            writer.add_stream("b", Failing(45 * MIB), 50 * MIB)  # type: ignore[arg-type]
+            writer.add_stream("b", Failing(33 * MIB), 40 * MIB)  # type: ignore[arg-type]
         writer.add("c", b"1")
         writer.finish()
     assert out.getvalue()[:6] == b"prefix"
