@@ -104,9 +104,10 @@ class Report:
 
     def did(self, kind: str, count: int = 1, *, size: int = 0) -> None:
         """Count objects of ``kind`` moved, with their bytes."""
-        with self._lock:
-            self.done[kind] += count
-            self.bytes += size
+        if count:
+            with self._lock:
+                self.done[kind] += count
+                self.bytes += size
 
     def found(self, kind: str, count: int = 1) -> None:
         """Count objects of ``kind`` that the destination had already."""

@@ -327,7 +327,8 @@ class BundleSink(Sink):
             count += 1
             total += opened.size
             self._progress.advance(bytes=opened.size)
-        self._totals["artifact"] += count
+        if count:
+            self._totals["artifact"] += count
         self._artifact_bytes += total
         self._report.did("artifact", count, size=total)
         return docs.ArtifactSummary(mode=tree.mode, files=count, bytes=total), names

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from mlflow_bundle import layout
+from mlflow_bundle import layout, provenance
 from mlflow_bundle.archive import order_key
 from mlflow_bundle.contracts import (
     MODE_OF_POLICY,
@@ -362,7 +362,9 @@ class RestSource(Source):
             versions = [
                 version
                 for version in model.versions
-                if selection.matches_version(
+                # What a killed import left behind to hold a number is no version.
+                if provenance.FILLER not in version.tags
+                and selection.matches_version(
                     model.name,
                     version.version,
                     stage=version.current_stage,
