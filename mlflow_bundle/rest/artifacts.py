@@ -16,6 +16,7 @@ import posixpath
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -39,6 +40,8 @@ PROXY_SCHEME = "mlflow-artifacts"
 
 SMALL_BYTES = 4 * 1024 * 1024
 """Files up to this size are held in memory while they travel."""
+
+_PAUSES_S = (1.0, 3.0, 10.0)
 
 OwnerKind = Literal["run", "logged_model", "model_version"]
 
@@ -404,11 +407,27 @@ class Uploader:
             return self._log_artifact(path, open_content)
         endpoint = f"{PROXY}/{quote(posixpath.join(self._root, path))}"
         headers = {"Content-Type": _guess_mime_type(path)}
-        with (content := open_content()).stream as stream:
-            data: Any = (
-                stream.read() if content.size <= SMALL_BYTES else _Sized(stream, content.size)
-            )
-            response = self._session.request("PUT", endpoint, data=data, headers=headers)
+        pauses_s = list(_PAUSES_S)
+        while True:
+            with (content := open_content()).stream as stream:
+                if content.size <= SMALL_BYTES:
+                    data: Any = stream.read()
+                    response = self._session.request("PUT", endpoint, data=data, headers=headers)
+                    break
+                # A stream cannot be sent again from the middle: it is opened anew.
+                sized: Any = _Sized(stream, content.size)
+                try:
+                    response = self._session.request(
+                        "PUT", endpoint, data=sized, headers=headers, max_retries=0
+                    )
+                except ServerError:
+                    if not pauses_s:
+                        raise
+                else:
+                    if response.ok or response.status_code < 500 or not pauses_s:
+                        break
+                    response.close()
+            time.sleep(pauses_s.pop(0))
         if not response.ok:
             self._session.refuse(response, path)
         return content.size

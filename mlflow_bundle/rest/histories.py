@@ -141,9 +141,15 @@ class HistoryBatch:
                     steps=steps.tolist(),
                 )
 
-    def failures(self, run_id: str) -> list[tuple[str, ServerError]]:
+    def failures(self, run_id: str) -> list[tuple[str, str]]:
         """Return the keys of one run that the server did not give, with the reason."""
-        return [(key, error) for (run, key), error in self._failed.items() if run == run_id]
+        failed = []
+        for key in self._keys.get(run_id, ()):
+            if (run_id, key) in self._failed:
+                failed.append((key, self._failed[run_id, key].message))
+            elif (run_id, key) not in self._chunks:
+                failed.append((key, "the server gives no points of it"))
+        return failed
 
     def close(self) -> None:
         """Free the points."""

@@ -61,6 +61,7 @@ class LoggedModelWriter:
             body,
             type=records.RestLoggedModelAnswer,
             what=f"logged model {model.id}",
+            once=True,
         )
         for name in _UNSETTABLE:
             self._to.report.adjust(LoggedModel.kind, name)

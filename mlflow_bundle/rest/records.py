@@ -69,6 +69,12 @@ class RestExperiments(msgspec.Struct, frozen=True):
     next_page_token: str | None = None
 
 
+class RestExperimentAnswer(msgspec.Struct, frozen=True):
+    """``experiments/get``."""
+
+    experiment: RestExperiment
+
+
 class RestRunInfo(msgspec.Struct, frozen=True):
     """``info`` of a run."""
 

@@ -7,6 +7,7 @@ deleting it at once; a number that is taken already can never be had again.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from mlflow_bundle import provenance
@@ -22,8 +23,14 @@ from mlflow_bundle.references import (
 from mlflow_bundle.rest import records
 from mlflow_bundle.rest.artifacts import ArtifactOwner
 from mlflow_bundle.rest.destination import Destination
+from mlflow_bundle.rest.registry import list_registry
 from mlflow_bundle.rest.session import API
 from mlflow_bundle.rest.upload import ArtifactWriter
+
+MAX_GAP = 1000
+"""Numbers that fillers use up for one version: each costs the server two requests."""
+
+_PAUSES_S = (1.0, 3.0)
 
 _FILLER_SOURCE = "s3://mlflow-bundle/filler"
 _PROMPT_SOURCE = "dummy-source"
@@ -81,7 +88,11 @@ class RegistryWriter:
         model = content.entity
         assert isinstance(model, RegisteredModel)
         here = self._here(model)
-        if here is not None:
+        if here is not None and here.kind != model.kind:
+            self._to.report.conflict(
+                model.kind, model.name, "kind", f"the destination has a {_noun(here.kind)} there"
+            )
+        elif here is not None:
             self._to.report.found(model.kind)
             self._compare_model(model, here, self._model_tags(model))
             numbers: dict[int, int] = {}
@@ -111,7 +122,7 @@ class RegistryWriter:
         numbers: dict[int, int] = {}
         for version in model.versions:
             try:
-                number = self._write_version(model, version, name, content.version_artifacts)
+                number = self._persist(model, version, name, content.version_artifacts)
             except ServerError as exc:
                 if exc.status is None:
                     raise
@@ -143,7 +154,7 @@ class RegistryWriter:
             return True
         if here.kind != model.kind:
             raise SinkError(
-                f"{name} is a {here.kind.replace('_', ' ')} at the destination",
+                f"{name} is a {_noun(here.kind)} at the destination",
                 status=409,
                 hint="--rename-model gives it another name",
             )
@@ -210,6 +221,29 @@ class RegistryWriter:
         tags = rewrite_tags(VERSION_KIND[model.kind], tags, self._to.remap, self._to.report)
         tags[provenance.ORIGIN] = provenance.version_origin(version)
         return tags
+
+    def _persist(
+        self,
+        model: RegisteredModel,
+        version: ModelVersion,
+        name: str,
+        trees: dict[int, ArtifactTree],
+    ) -> int | None:
+        """Write one version, again when the server failed: giving up uses up its number for ever.
+
+        The failed request may have made it all the same, so the server is looked at in between.
+        """
+        for pause_s in _PAUSES_S:
+            try:
+                return self._write_version(model, version, name, trees)
+            except ServerError as exc:
+                if exc.status is None or not exc.retryable:
+                    raise
+            time.sleep(pause_s)
+            fresh = list_registry(self._to.session, self._to.version, self._to.files)
+            if name in fresh:
+                self._registry[name] = fresh[name]
+        return self._write_version(model, version, name, trees)
 
     def _write_version(
         self,
@@ -314,6 +348,12 @@ class RegistryWriter:
         highest = max((v.version for v in here.versions), default=0)
         highest = max(highest, self._given_out.get(name, 0))
         if not self._to.options.renumber:
+            if wanted - highest > MAX_GAP:
+                raise SinkError(
+                    f"{name}/{wanted}: {wanted - highest - 1} numbers would have to be used up "
+                    f"before it, at most {MAX_GAP}; --renumber gives it the next free one",
+                    status=409,
+                )
             while highest + 1 < wanted:
                 highest = self._fill_number(name, isinstance(here, Prompt))
         if highest >= wanted and not self._to.options.renumber:
@@ -356,6 +396,7 @@ class RegistryWriter:
             body,
             type=records.RestModelVersionAnswer,
             what=f"version of {body['name']}",
+            once=True,
         )
         number = int(answer.model_version.version)
         self._given_out[body["name"]] = number
@@ -411,17 +452,31 @@ class RegistryWriter:
         return {"source": f"{root.rstrip('/')}/{below}", "run_id": run_id}
 
     def _make_holder(self, version: ModelVersion, name: str) -> records.RestRunInfo:
-        """Make a run for files that a server accepts only inside some run."""
+        """Find or make a run for files that a server accepts only inside some run."""
+        origin = provenance.version_origin(version)
+        found: records.RestRuns = self._to.session.post(
+            f"{API}runs/search",
+            {
+                "experiment_ids": [_DEFAULT_EXPERIMENT],
+                "filter": f"tags.`{provenance.ORIGIN}` = {_quoted(origin)}",
+                "max_results": 1,
+            },
+            type=records.RestRuns,
+            what=f"run for the files of {name}/{version.version}",
+        )
+        if found.runs:
+            return found.runs[0].info
         answer: records.RestRunAnswer = self._to.session.post(
             f"{API}runs/create",
             {
                 "experiment_id": _DEFAULT_EXPERIMENT,
                 "run_name": f"files of {name} version {version.version}",
                 "start_time": version.creation_timestamp or 0,
-                "tags": records.tag_list({provenance.ORIGIN: provenance.version_origin(version)}),
+                "tags": records.tag_list({provenance.ORIGIN: origin}),
             },
             type=records.RestRunAnswer,
             what=f"run for the files of {name}/{version.version}",
+            once=True,
         )
         self._post(
             "runs/update",
@@ -448,9 +503,14 @@ class RegistryWriter:
                     model.kind, model.name, "the server has no aliases", field=f"aliases.{alias}"
                 )
                 continue
-            self._post(
-                "registered-models/alias", {"name": name, "alias": alias, "version": str(number)}
-            )
+            body = {"name": name, "alias": alias, "version": str(number)}
+            try:
+                self._post("registered-models/alias", body)
+            except ServerError as exc:
+                if exc.status is None:
+                    raise
+                self._to.report.lose(model.kind, model.name, exc.message, field=f"aliases.{alias}")
+                continue
             changed = True
         return changed
 
@@ -492,6 +552,15 @@ class RegistryWriter:
     def _post(self, endpoint: str, body: dict[str, Any], *, method: str = "POST") -> None:
         what = f"{body.get('name', '')}/{body.get('version', '')}".rstrip("/") or endpoint
         self._to.session.call(method, f"{API}{endpoint}", json_body=body, what=what)
+
+
+def _quoted(text: str) -> str:
+    """Text as MLflow's filters take it; one with both kinds of quotes cannot be written."""
+    return f'"{text}"' if "'" in text else f"'{text}'"
+
+
+def _noun(kind: str) -> str:
+    return kind.replace("_", " ")
 
 
 def _twin(version: ModelVersion, here: RegisteredModel) -> ModelVersion | None:

@@ -73,6 +73,7 @@ class RunWriter:
             body,
             type=records.RestRunAnswer,
             what=f"run {run.id}",
+            once=True,
         )
         for name in _UNSETTABLE:
             self._to.report.adjust(Run.kind, name)

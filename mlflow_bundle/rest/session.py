@@ -43,6 +43,8 @@ _RETRIED = frozenset({408, 429, 502, 503, 504})
 _ABSENT = frozenset(
     {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
 )
+_NOTHING_DONE = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+_ONCE_PAUSES_S = (0.5, 1, 2, 4)
 _CREDENTIALS_S = 60
 _MAX_RETRIES = 5
 _BACKOFF_FACTOR = 1
@@ -77,16 +79,17 @@ class Session:
         """Prepare the session that MLflow's client will use for these very settings."""
         remember_absent_modules()
         try:
-            quicken(
-                request_utils._get_request_session(
-                    self._max_retries,
-                    self._backoff_factor,
-                    environment.MLFLOW_HTTP_REQUEST_BACKOFF_JITTER.get(),
-                    _RETRIED,
-                    False,
-                    environment.MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER.get(),
+            for max_retries in (self._max_retries, 0):
+                quicken(
+                    request_utils._get_request_session(
+                        max_retries,
+                        self._backoff_factor,
+                        environment.MLFLOW_HTTP_REQUEST_BACKOFF_JITTER.get(),
+                        _RETRIED,
+                        False,
+                        environment.MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER.get(),
+                    )
                 )
-            )
         except (AttributeError, TypeError):
             # Another MLflow arranges its sessions in another way: only slower.
             return
@@ -188,7 +191,7 @@ class Session:
         json_body: Any = None,
         type: Any = None,
         what: str = "",
-        max_retries: int | None = None,
+        once: bool = False,
     ) -> Json:
         """Send one request and return its decoded JSON.
 
@@ -199,13 +202,22 @@ class Session:
             json_body: Sent as JSON.
             type: A msgspec type to decode to; plain Python values otherwise.
             what: The object the request is about, for the error.
-            max_retries: As in :meth:`request`.
+            once: Whether doing it twice would make two of something: then it is repeated only
+                when the server says that it did nothing.
 
         Raises:
             ServerError: The server refused or could not be reached.
         """
         body = None if json_body is None else msgspec.json.encode(json_body)
-        response = self.request(method, endpoint, params=params, body=body, max_retries=max_retries)
+        pauses_s = list(_ONCE_PAUSES_S) if once else []
+        while True:
+            response = self.request(
+                method, endpoint, params=params, body=body, max_retries=0 if once else None
+            )
+            if response.status_code not in _NOTHING_DONE or not pauses_s:
+                break
+            response.close()
+            time.sleep(pauses_s.pop(0))
         if not response.ok:
             self.refuse(response, what or endpoint)
         return self._decode(response, type, what or endpoint)
@@ -337,6 +349,11 @@ class Session:
                 raise
             return not self.is_absent(exc)
         return True
+
+    @staticmethod
+    def is_missing(error: ServerError) -> bool:
+        """Whether an error says that the server has no such object."""
+        return error.status == HTTPStatus.NOT_FOUND or error.error_code == "RESOURCE_DOES_NOT_EXIST"
 
     @staticmethod
     def is_absent(error: ServerError) -> bool:

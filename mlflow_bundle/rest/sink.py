@@ -8,6 +8,7 @@ logged models by own id or origin inside the experiment they are mapped to.
 from __future__ import annotations
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 from mlflow_bundle import provenance
@@ -35,6 +36,9 @@ _UNSETTABLE_OF_EXPERIMENT = (
     "creation_time",
     "last_update_time",
 )
+_CONFIRM_S = 0.5
+"""Longer than another import needs between looking for a mark and setting its own."""
+
 _NEW = "(new)"
 """Stands for the id of what a dry run would create."""
 
@@ -85,6 +89,8 @@ class RestSink(Sink):
         self._deleted_here: set[str] = set()
         self._listed: set[str] = set()
         self._lock = threading.Lock()
+        self._to_confirm: list[str] = []
+        self._confirming = threading.Lock()
         self._expected: set[str] = set()
         self._deferred: list[Content] = []
         self._to_finish: list[tuple[str, bool, bool]] = []
@@ -151,8 +157,7 @@ class RestSink(Sink):
                     )
                 self._deleted_here.add(id)
             elif not dry:
-                self._marks.check(name, here.tags)
-                self._marks.mark(id)
+                self._claim(id)
             if id not in self._listed:
                 self._present.list_experiment(id)
                 with self._lock:
@@ -165,6 +170,31 @@ class RestSink(Sink):
             sink_root=location,
         )
 
+    def _claim(self, experiment_id: str) -> None:
+        """Mark an experiment that existed; :meth:`_confirm` sees whether the mark has stayed."""
+        self._check_mark(experiment_id)
+        self._marks.mark(experiment_id)
+        with self._lock:
+            self._to_confirm.append(experiment_id)
+
+    def _check_mark(self, experiment_id: str) -> None:
+        answer: records.RestExperimentAnswer = self._to.session.get(
+            f"{API}experiments/get",
+            params={"experiment_id": experiment_id},
+            type=records.RestExperimentAnswer,
+            what=f"experiment {experiment_id}",
+        )
+        here = answer.experiment.record()
+        self._marks.check(here.name, here.tags)
+
+    def _confirm(self) -> None:
+        """Look again at the marks, once: of two imports that began together one gives way."""
+        with self._confirming:
+            claimed, self._to_confirm = self._to_confirm, []
+            if claimed:
+                time.sleep(_CONFIRM_S)
+                list(self._to.files.map(self._check_mark, claimed))
+
     def _create_experiment(self, experiment: Experiment, name: str) -> tuple[str, str]:
         tags = provenance.carried_tags(experiment.tags)
         tags[provenance.ORIGIN] = provenance.origin_of(experiment.id, experiment.tags)
@@ -173,6 +203,7 @@ class RestSink(Sink):
             f"{API}experiments/create",
             {"name": name, "tags": records.tag_list(tags)},
             what=f"experiment {name!r}",
+            once=True,
         )
         id = str(answer["experiment_id"])
         self._marks.mark(id, written=True)
@@ -185,6 +216,7 @@ class RestSink(Sink):
         return id, ""
 
     def _reserve_run(self, run: Run, *, dry: bool) -> None:
+        self._confirm()
         place = self._experiment_of(run.info.experiment_id, Run.kind, run.id)
         here = self._present.run(place.id, _origins(run.id, run.tags))
         if here is not None:
@@ -203,6 +235,7 @@ class RestSink(Sink):
         )
 
     def _reserve_logged_model(self, model: LoggedModel, *, dry: bool) -> None:
+        self._confirm()
         place = self._experiment_of(model.experiment_id, LoggedModel.kind, model.id)
         here = self._present.logged_model(place.id, _origins(model.id, model.tags))
         if here is not None:
@@ -250,6 +283,7 @@ class RestSink(Sink):
             self._new_experiment_tags(entity)
 
     def put(self, content: Content) -> None:
+        self._confirm()
         entity = content.entity
         if isinstance(entity, Experiment):
             self._put_experiment(entity)

@@ -347,8 +347,11 @@ class RestSource(Source):
                 what=f"logged model {model_id}",
             )
         except ServerError as exc:
+            if self._session.is_missing(exc):
+                return None
             if exc.status is None:
                 raise
+            self._report.lose(LoggedModel.kind, model_id, exc.message)
             return None
         return answer.model.record()
 
@@ -426,6 +429,12 @@ class RestSource(Source):
             except ServerError as exc:
                 if exc.status is None:
                     raise
+                self._report.lose(
+                    "model_version",
+                    f"{version.name}/{version.version}",
+                    exc.message,
+                    field="storage_location",
+                )
         return msgspec.structs.replace(version, **changes)
 
     # Handing out
@@ -508,11 +517,11 @@ class RestSource(Source):
             run = entity
             if batch is not None:
                 unit.histories = lambda: batch.histories(run.id)
-                for key, error in batch.failures(run.id):
+                for key, reason in batch.failures(run.id):
                     self._report.lose(
                         Run.kind,
                         run.id,
-                        error.message,
+                        reason,
                         field=f'metrics["{key}"]',
                         parent=run.info.experiment_id,
                     )
@@ -521,6 +530,7 @@ class RestSource(Source):
             owner = ArtifactOwner("logged_model", entity.id)
             unit.trees = [self._tree(entity.artifact_location, owner)]
         elif isinstance(entity, RegisteredModel) and not isinstance(entity, Prompt):
+            self._report_lost_files(entity)
             unit.version_trees = {
                 version.version: self._tree(
                     uri,
@@ -548,6 +558,19 @@ class RestSource(Source):
         if version.run_artifact_uri and is_below(uri, version.run_artifact_uri):
             return None
         return uri
+
+    def _report_lost_files(self, model: RegisteredModel) -> None:
+        """List the versions whose files lay in a run or logged model that is gone."""
+        for version in model.versions:
+            model_id, run_id = logged_model_id_of(version.source), run_id_of(version.source)
+            for kind, id in ((LoggedModel.kind, model_id), (Run.kind, run_id)):
+                if id is not None and self._spool.find(kind, id) is None:
+                    self._report.lose(
+                        "model_version",
+                        f"{version.name}/{version.version}",
+                        f"its files belong to {kind.replace('_', ' ')} {id}, which was deleted",
+                        field="artifacts",
+                    )
 
     def _start_listing(self, unit: _Unit) -> None:
         unit.listings = [
@@ -620,7 +643,14 @@ class _PrefetchedTree(ArtifactTree):
     def open(self, file: ArtifactFile) -> OpenedArtifact:
         for step, _ in self._steps:
             if step.tree is self._tree and step.file == file:
-                return step.data.result() if step.data is not None else self._tree.open(file)
+                opened = step.data.result() if step.data is not None else self._tree.open(file)
+                if file.size is not None and opened.size != file.size:
+                    opened.stream.close()
+                    raise SourceError(
+                        f"{opened.size} bytes came, the server's listing says {file.size}",
+                        status=502,
+                    )
+                return opened
         raise RuntimeError(f"artifact {file.path} was not asked for in path order")
 
 

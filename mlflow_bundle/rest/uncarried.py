@@ -44,9 +44,9 @@ def report_uncarried(
     """
     probes = list(_probes(experiments))
     found = list(pool.map(lambda probe: _holds(session, probe), probes))
-    kinds = dict.fromkeys(probe.kind for probe, held in zip(probes, found, strict=True) if held)
-    for kind in kinds:
-        report.lose(kind, "all", _REASON)
+    reasons = {probe.kind: reason for probe, reason in zip(probes, found, strict=True) if reason}
+    for kind, reason in reasons.items():
+        report.lose(kind, "all", reason)
     if since(version, 3, 10) and _has_workspaces(session):
         report.lose("workspace", "all but the one in use", _REASON)
     if since(version, 3, 14):
@@ -96,15 +96,16 @@ def _has_workspaces(session: Session) -> bool:
     return bool(isinstance(answer, dict) and answer.get("workspaces_enabled"))
 
 
-def _holds(session: Session, probe: _Probe) -> bool:
+def _holds(session: Session, probe: _Probe) -> str:
+    """Return why entities of a kind are lost, or nothing when there are none."""
     try:
         if probe.method == "GET":
             answer = session.get(probe.endpoint, params=probe.query, what=probe.kind)
         else:
             answer = session.post(probe.endpoint, probe.query, what=probe.kind)
     except ServerError as exc:
-        # A kind that the server does not know cannot be lost.
-        if exc.status is None or not session.is_absent(exc):
+        if exc.status is None:
             raise
-        return False
-    return bool(isinstance(answer, dict) and answer.get(probe.field))
+        # A kind that the server does not know cannot be lost.
+        return "" if session.is_absent(exc) else f"could not be looked for: {exc.message}"
+    return _REASON if isinstance(answer, dict) and answer.get(probe.field) else ""
