@@ -214,8 +214,10 @@ class RenewedTree:
 
     def _iter_ids(self, directory: str, document: str) -> Iterator[str]:
         """Yield the ids of the entities that lie in ``directory``, in path order."""
+        # Only beside runs are there other directories: a model may be called "traces".
+        others = layout.EXPERIMENT_DIRECTORIES if document == layout.RUN_DOCUMENT else frozenset()
         for component, is_directory in self._base.iter_directory(directory):
-            if not is_directory or component in layout.EXPERIMENT_DIRECTORIES:
+            if not is_directory or component in others:
                 continue
             path = f"{directory}/{component}/{document}"
             if self._base.find(path) is None:

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_bundle import layout
 from mlflow_bundle.bundles import copying
 from mlflow_bundle.bundles.opening import open_tree, open_writer
+from mlflow_bundle.contracts import Content
+from mlflow_bundle.entities import Experiment, LoggedModel, Prompt, RegisteredModel
 from mlflow_bundle.errors import CorruptFrameError, DocumentError, SelectionError, UnsafePathError
 from mlflow_bundle.report import Report
 from mlflow_bundle.selection import (
@@ -32,6 +35,7 @@ from tests.bundles.trees import (
 )
 
 RUN = f"experiments/1/{'a' * 32}"
+_REGISTRY = (RegisteredModel, Prompt)
 
 
 def test_extract_gives_what_stock_tar_gives(sample_file: Path, tmp_path: Path) -> None:
@@ -184,6 +188,24 @@ def test_deleted_run_and_model_pack_fine(sample_directory: Path, tmp_path: Path)
     assert result.problems == []
     assert result.documents["run"] == 1
     assert result.documents["registered_model"] == len(memory.ODD_NAMES)
+
+
+def test_models_named_as_directories_of_an_experiment_pack_fine(tmp_path: Path) -> None:
+    names = sorted({*layout.EXPERIMENT_DIRECTORIES, "versions", "experiments", "metrics"})
+    contents = [Content(entity=record(name=name)) for record in _REGISTRY for name in names]
+    contents += [Content(entity=Experiment(experiment_id="1", name="e"))]
+    contents += [
+        Content(entity=LoggedModel(model_id=name, experiment_id="1", name="m")) for name in names
+    ]
+    tree = memory.write_bundle(tmp_path / "tree", contents, is_directory=True)
+    assert verified(tree).problems == []
+    result = verified(packed(tree, tmp_path / "p.mlbundle"))
+    assert result.problems == []
+    again = extracted(tmp_path / "p.mlbundle", tmp_path / "again")
+    for kind in ("models", "prompts"):
+        assert read_json(again / kind / "manifest.json")["ok_models"] == names
+    info = read_json(again / "experiments/1/manifest.json")["export_info"]
+    assert info["ok_logged_models"] == names
 
 
 def test_added_and_deleted_artifacts_are_counted_anew(
