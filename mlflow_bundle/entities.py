@@ -12,12 +12,15 @@ as chunks (:class:`MetricHistory`).
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import msgspec
 
 Number: TypeAlias = float | Literal["NaN", "Infinity", "-Infinity"]
 """A float as strict JSON and MLflow's REST API can hold it."""
+
+Int64: TypeAlias = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""An integer as MLflow's protobuf messages and the documents of a bundle hold it."""
 
 LifecycleStage = Literal["active", "deleted"]
 
@@ -42,8 +45,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False)
     artifact_location: str = ""
     lifecycle_stage: LifecycleStage = "active"
     tags: dict[str, str] = {}
-    creation_time: int | None = None
-    last_update_time: int | None = None
+    creation_time: Int64 | None = None
+    last_update_time: Int64 | None = None
 
     @property
     def id(self) -> str:
@@ -60,8 +63,8 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     run_name: str | None = None
     user_id: str = ""
     status: str = "FINISHED"
-    start_time: int | None = None
-    end_time: int | None = None
+    start_time: Int64 | None = None
+    end_time: Int64 | None = None
     lifecycle_stage: LifecycleStage = "active"
     artifact_uri: str = ""
 
@@ -94,7 +97,7 @@ class ModelOutput(msgspec.Struct, frozen=True, kw_only=True):
     """A logged model that a run made at ``step``."""
 
     model_id: str
-    step: int = 0
+    step: Int64 = 0
 
 
 class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,8 +156,8 @@ class LoggedModelMetric(msgspec.Struct, frozen=True, kw_only=True):
 
     key: str
     value: Number
-    timestamp: int
-    step: int = 0
+    timestamp: Int64
+    step: Int64 = 0
     run_id: str | None = None
     dataset_name: str | None = None
     dataset_digest: str | None = None
@@ -169,8 +172,8 @@ class LoggedModel(msgspec.Struct, frozen=True, kw_only=True):
     experiment_id: str
     name: str = ""
     artifact_location: str = ""
-    creation_time: int | None = None
-    last_updated_timestamp: int | None = None
+    creation_time: Int64 | None = None
+    last_updated_timestamp: Int64 | None = None
     model_type: str = ""
     source_run_id: str | None = None
     status: str = "READY"
@@ -189,7 +192,7 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     """One version of a registered model or prompt."""
 
     name: str
-    version: int
+    version: Int64
     source: str = ""
     storage_location: str | None = None
     """Where the files lie, if the server says something else than ``source``."""
@@ -200,8 +203,8 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     current_stage: str = "None"
     status: str = "READY"
     status_message: str = ""
-    creation_timestamp: int | None = None
-    last_updated_timestamp: int | None = None
+    creation_timestamp: Int64 | None = None
+    last_updated_timestamp: Int64 | None = None
     tags: dict[str, str] = {}
     experiment_id: str | None = None
     """Experiment of ``run_id``, if the run could be read."""
@@ -217,10 +220,10 @@ class RegisteredModel(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     description: str = ""
     tags: dict[str, str] = {}
-    aliases: dict[str, int] = {}
+    aliases: dict[str, Int64] = {}
     """Alias to version number."""
-    creation_timestamp: int | None = None
-    last_updated_timestamp: int | None = None
+    creation_timestamp: Int64 | None = None
+    last_updated_timestamp: Int64 | None = None
     versions: list[ModelVersion] = []
     left_out: list[int] = []
     """Numbers of versions that exist but are not selected; never written to a bundle."""

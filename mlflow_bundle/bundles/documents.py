@@ -19,6 +19,7 @@ from mlflow_bundle.archive import escape_component
 from mlflow_bundle.contracts import ArtifactMode
 from mlflow_bundle.entities import (
     Experiment,
+    Int64,
     KeyValue,
     LoggedModel,
     LoggedModelMetric,
@@ -57,10 +58,10 @@ class BundleHeader(msgspec.Struct, frozen=True, kw_only=True):
     uuid: str
     writer: str
     created: str
-    documents: int
+    documents: Int64
     source: HeaderSource
     selection: dict[str, Any] = {}
-    as_of: int
+    as_of: Int64
     require: list[str] = []
     prerequisites: list[dict[str, Any]] = []
 
@@ -84,16 +85,16 @@ class ArtifactSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What the bundle holds of an entity's artifacts: "none" and "not exported" differ."""
 
     mode: ArtifactMode
-    files: int = 0
-    bytes: int = 0
+    files: Int64 = 0
+    bytes: Int64 = 0
 
 
 class MetricPoint(msgspec.Struct, frozen=True, kw_only=True):
     """One logged point of a metric."""
 
     value: Number
-    timestamp: int
-    step: int
+    timestamp: Int64
+    step: Int64
 
 
 class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,10 +163,10 @@ class LoggedModelDocument(msgspec.Struct, frozen=True, kw_only=True):
 class ExperimentExportInfo(ExportInfo, frozen=True, kw_only=True):
     """``export_info`` of an experiment's manifest."""
 
-    num_total_runs: int = 0
-    num_ok_runs: int = 0
+    num_total_runs: Int64 = 0
+    num_ok_runs: Int64 = 0
     ok_runs: list[str] = []
-    num_failed_runs: int = 0
+    num_failed_runs: Int64 = 0
     failed_runs: list[str] = []
     ok_logged_models: list[str] = []
 
@@ -186,8 +187,8 @@ class ExperimentEntry(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     name: str
-    ok_runs: int = 0
-    failed_runs: int = 0
+    ok_runs: Int64 = 0
+    failed_runs: Int64 = 0
     duration: float = 0.0
 
 
@@ -195,10 +196,10 @@ class ExperimentsInfo(ExportInfo, frozen=True, kw_only=True):
     """``info`` of ``experiments/manifest.json``."""
 
     duration: float = 0.0
-    experiments: int = 0
-    total_runs: int = 0
-    ok_runs: int = 0
-    failed_runs: int = 0
+    experiments: Int64 = 0
+    total_runs: Int64 = 0
+    ok_runs: Int64 = 0
+    failed_runs: Int64 = 0
 
 
 class ExperimentsDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,10 +214,10 @@ class VersionDocument(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     version: str
-    creation_timestamp: int | None = None
+    creation_timestamp: Int64 | None = None
     current_stage: str = "None"
     description: str = ""
-    last_updated_timestamp: int | None = None
+    last_updated_timestamp: Int64 | None = None
     run_id: str = ""
     run_link: str = ""
     source: str = ""
@@ -239,9 +240,7 @@ class VersionDocument(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-_VERSION_FIELDS = tuple(
-    name for name in ModelVersion.__struct_fields__ if name != "version"
-)
+_VERSION_FIELDS = tuple(name for name in ModelVersion.__struct_fields__ if name != "version")
 
 
 class AliasDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,8 +254,8 @@ class RegisteredModelBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     """``registered_model`` of ``model.json``: absent means empty, as in MLflow's REST bodies."""
 
     name: str
-    creation_timestamp: int | None = None
-    last_updated_timestamp: int | None = None
+    creation_timestamp: Int64 | None = None
+    last_updated_timestamp: Int64 | None = None
     description: str = ""
     tags: list[KeyValue] = []
     aliases: list[AliasDocument] = []
@@ -292,9 +291,9 @@ class RegisteredModelDocument(msgspec.Struct, frozen=True, kw_only=True):
 class RegistryInfo(ExportInfo, frozen=True, kw_only=True):
     """``info`` of ``models/manifest.json`` and ``prompts/manifest.json``."""
 
-    total_models: int = 0
-    ok_models: int = 0
-    failed_models: int = 0
+    total_models: Int64 = 0
+    ok_models: Int64 = 0
+    failed_models: Int64 = 0
     duration: float = 0.0
 
 
@@ -320,10 +319,10 @@ class ManifestDocument(msgspec.Struct, frozen=True, kw_only=True):
     info: ManifestInfo = ManifestInfo()
     stages: str | None = None
     notebook_formats: str | None = ""
-    totals: dict[str, int] = {}
-    artifact_bytes: int = 0
+    totals: dict[str, Int64] = {}
+    artifact_bytes: Int64 = 0
     losses: list[Loss] = []
-    adjustments: dict[str, int] = {}
+    adjustments: dict[str, Int64] = {}
 
 
 def version_document(

@@ -37,7 +37,7 @@ from mlflow_bundle.bundles.tree import (
     scan_directory,
 )
 from mlflow_bundle.credentials import mask_uri
-from mlflow_bundle.entities import KeyValue
+from mlflow_bundle.entities import Int64, KeyValue
 from mlflow_bundle.errors import (
     LimitError,
     NotABundleError,
@@ -391,7 +391,7 @@ def _coerced(value: Any, type: Any) -> Any:
         return value if value is None or len(options) != 1 else _coerced(value, options[0])
     if isinstance(type, _STRUCT_TYPE):
         return _coerced_struct(value, type) if isinstance(value, dict) else value
-    if type is int:
+    if type == Int64:
         return _integer(value)
     if type is str:
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -372,4 +372,3 @@ class DirectoryWriter:
         if self._root_fd >= 0:
             os.close(self._root_fd)
             self._root_fd = -1
-

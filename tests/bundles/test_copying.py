@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from mlflow_bundle import layout
 from mlflow_bundle.bundles import copying
+from mlflow_bundle.bundles import documents as docs
 from mlflow_bundle.bundles.opening import open_tree, open_writer
 from mlflow_bundle.contracts import Content
 from mlflow_bundle.entities import Experiment, LoggedModel, Prompt, RegisteredModel
@@ -230,6 +232,29 @@ def test_tree_without_header_and_manifests_packs(sample_directory: Path, tmp_pat
     assert verified(again).problems == []
     assert set(without_header(again)) == set(without_header(sample_directory))
     assert read_json(again / HEADER)["created"] == "2024-05-06T07:08:09Z"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ('"timestamp":', '"timestamp":1' + "0" * 400, r'metrics\["acc"\]\[0\].timestamp'),
+        ('"timestamp":', '"timestamp":9223372036854775808', r'metrics\["acc"\]\[0\].timestamp'),
+        ('"timestamp":', '"timestamp":-9223372036854775809', r'metrics\["acc"\]\[0\].timestamp'),
+        ('"step":', '"step":18446744073709551615', r'metrics\["acc"\]\[0\].step'),
+        ('"value":', '"value":1' + "0" * 400, r'metrics\["acc"\]\[0\].value'),
+        ('"start_time":', '"start_time":1' + "0" * 30, "info.start_time"),
+    ],
+    ids=lambda text: text[:30],
+)
+def test_numbers_beyond_their_type_are_refused(old: str, new: str, field: str) -> None:
+    text = (
+        '{"info":{"run_id":"a","experiment_id":"1","start_time":9223372036854775807},'
+        '"metrics":{"acc":[{"value":1,"timestamp":-9223372036854775808,"step":-1}]}}'
+    )
+    docs.decode(text.encode(), docs.RunDocument, path="run.json")
+    text = re.sub(f"{old}[-0-9]+", new, text)
+    with pytest.raises(DocumentError, match=f"^run.json: {field}: "):
+        docs.decode(text.encode(), docs.RunDocument, path="run.json")
 
 
 @pytest.mark.parametrize(
