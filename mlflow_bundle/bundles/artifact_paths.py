@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from mlflow_bundle.archive import escape_path, hashed_component, order_key, unescape_path
 from mlflow_bundle.contracts import ArtifactFile
-from mlflow_bundle.errors import UnsafePathError
+from mlflow_bundle.errors import DocumentError, UnsafePathError
 
 
 def member_names(files: Iterable[ArtifactFile]) -> list[tuple[str, ArtifactFile]]:
@@ -54,3 +54,22 @@ def artifact_path(member: str, names: Mapping[str, str], *, path: str) -> str:
     if any(component in ("", ".", "..") for component in components) or "\0" in original:
         raise UnsafePathError(f"unsafe artifact path {original!r}", path=path)
     return original
+
+
+def note_member(members: dict[str, str], original: str, member: str, *, document: str) -> None:
+    """Note in ``members`` which member holds the artifact ``original``.
+
+    Args:
+        members: Artifact path to member path, of one owner.
+        original: What :func:`artifact_path` gave for ``member``.
+        member: The whole member path.
+        document: Path of the owner's document, for the error.
+
+    Raises:
+        DocumentError: Another member holds it.
+    """
+    other = members.setdefault(original, member)
+    if other != member:
+        raise DocumentError(
+            f"{other} and {member} both stand for {original!r}", path=document, field_path="names"
+        )

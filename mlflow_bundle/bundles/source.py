@@ -16,7 +16,8 @@ import msgspec
 from mlflow_bundle import layout
 from mlflow_bundle.archive import HEADER_PATH, order_key, unescape_component
 from mlflow_bundle.bundles import documents as docs
-from mlflow_bundle.bundles.artifact_paths import artifact_path
+from mlflow_bundle.bundles.artifact_paths import artifact_path, note_member
+from mlflow_bundle.bundles.places import check_place
 from mlflow_bundle.bundles.tree import TreeReader
 from mlflow_bundle.contracts import (
     ArtifactFile,
@@ -306,14 +307,14 @@ class BundleSource(Source):
                 run = self._read(path, docs.RunDocument, count_unknown=True)
                 yield Content(
                     entity=run.entity(),
-                    artifacts=self._artifacts(artifacts, run.artifacts, run.names),
+                    artifacts=self._artifacts(artifacts, run.artifacts, run.names, path),
                     histories=_Histories(self, directory, run),
                 )
             elif row.kind == LoggedModel.kind:
                 model = self._read(path, docs.LoggedModelDocument, count_unknown=True)
                 yield Content(
                     entity=model.entity(),
-                    artifacts=self._artifacts(artifacts, model.artifacts, model.names),
+                    artifacts=self._artifacts(artifacts, model.artifacts, model.names, path),
                 )
             elif row.kind == Experiment.kind:
                 experiment = self._read(path, docs.ExperimentDocument, count_unknown=True)
@@ -326,11 +327,17 @@ class BundleSource(Source):
         model = self._restricted(self._parse_registered_model(document, row.kind, path))
         kept = {version.version for version in model.versions}
         trees = {}
-        for version in document.registered_model.latest_versions:
+        for position, version in enumerate(document.registered_model.latest_versions):
             number = int(version.version)
             if number in kept and version.artifacts is not None:
                 below = layout.version_artifacts_directory(directory, number)
-                trees[number] = self._artifacts(below, version.artifacts, version.names)
+                trees[number] = self._artifacts(
+                    below,
+                    version.artifacts,
+                    version.names,
+                    path,
+                    field=f"registered_model.latest_versions[{position}].artifacts",
+                )
         return Content(entity=model, version_artifacts=trees)
 
     def _restricted(self, model: RegisteredModel) -> RegisteredModel:
@@ -346,11 +353,23 @@ class BundleSource(Source):
         )
 
     def _artifacts(
-        self, directory: str, summary: docs.ArtifactSummary | None, names: dict[str, str]
+        self,
+        directory: str,
+        summary: docs.ArtifactSummary | None,
+        names: dict[str, str],
+        document: str,
+        *,
+        field: str = "artifacts",
     ) -> ArtifactTree:
         if summary is not None and summary.mode != "included":
+            if next(iter(self._tree.iter_members(directory)), None) is not None:
+                raise DocumentError(
+                    f"is {summary.mode}, but there are files",
+                    path=document,
+                    field_path=f"{field}.mode",
+                )
             return NoArtifacts(summary.mode)
-        return MemberArtifacts(self._tree, directory, names)
+        return MemberArtifacts(self._tree, directory, names, summary, document, field)
 
     def _registered_model(self, kind: str, name: str) -> RegisteredModel:
         path = f"{layout.registry_directory(kind, name)}/{_DOCUMENT_NAME[kind]}"
@@ -361,14 +380,17 @@ class BundleSource(Source):
     def _parse_registered_model(
         document: docs.RegisteredModelDocument, kind: str, path: str
     ) -> RegisteredModel:
-        try:
-            return document.entity(kind)
-        except ValueError as exc:
-            raise DocumentError(
-                f"a version number is not a number: {exc}",
-                path=path,
-                field_path="registered_model.latest_versions[...].version",
-            ) from exc
+        # Before it is restricted: an alias of a version that was not selected is right.
+        model = document.entity(kind)
+        numbers = {version.version for version in model.versions}
+        for position, alias in enumerate(document.registered_model.aliases):
+            if int(alias.version) not in numbers:
+                raise DocumentError(
+                    f"there is no version {alias.version}",
+                    path=path,
+                    field_path=f"registered_model.aliases[{position}].version",
+                )
+        return model
 
     def _run_head(self, path: str) -> Run:
         return self._read(path, docs.RunHead).entity()
@@ -376,6 +398,9 @@ class BundleSource(Source):
     def _read(self, path: str, type: type[DocumentT], *, count_unknown: bool = False) -> DocumentT:
         data = self.read_document(path)
         document = docs.decode(data, type, path=path)
+        place = layout.place_of(path)
+        if place is not None and place.role == "document":
+            check_place(document, place.kind, path)
         if count_unknown and (unknown := docs.unknown_keys(data, type)):
             self._report.note(f"unknown keys ignored in {_generic(path)}: {', '.join(unknown)}")
         return document
@@ -415,12 +440,27 @@ class _Histories:
 
 
 class MemberArtifacts(ArtifactTree):
-    """Artifacts that are members of a tree below one directory."""
+    """Artifacts that are members of a tree below one directory: those that the document counts.
 
-    def __init__(self, tree: TreeReader, directory: str, names: dict[str, str]) -> None:
+    Raises:
+        DocumentError: From ``files``: the summary counts others, or two members are one artifact.
+    """
+
+    def __init__(
+        self,
+        tree: TreeReader,
+        directory: str,
+        names: dict[str, str],
+        summary: docs.ArtifactSummary | None,
+        document: str,
+        field: str,
+    ) -> None:
         self._tree = tree
         self._directory = directory
         self._names = names
+        self._summary = summary
+        self._document = document
+        self._field = field
         self._members: dict[str, str] = {}
         self._files: list[ArtifactFile] | None = None
 
@@ -430,10 +470,25 @@ class MemberArtifacts(ArtifactTree):
             for member in self._tree.iter_members(self._directory):
                 below = member.path.removeprefix(f"{self._directory}/")
                 path = artifact_path(below, self._names, path=member.path)
-                self._members[path] = member.path
+                note_member(self._members, path, member.path, document=self._document)
                 files.append(ArtifactFile(path, member.size))
+            self._check_summary(files)
             self._files = files
         return self._files
+
+    def _check_summary(self, files: list[ArtifactFile]) -> None:
+        if self._summary is None:
+            return
+        for name, stated, found in (
+            ("files", self._summary.files, len(files)),
+            ("bytes", self._summary.bytes, sum(file.size or 0 for file in files)),
+        ):
+            if stated != found:
+                raise DocumentError(
+                    f"is {stated}, but there are {found}",
+                    path=self._document,
+                    field_path=f"{self._field}.{name}",
+                )
 
     def open(self, file: ArtifactFile) -> OpenedArtifact:
         self.files()

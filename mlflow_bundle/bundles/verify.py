@@ -16,8 +16,9 @@ import msgspec
 from mlflow_bundle import layout
 from mlflow_bundle.archive import ArchiveReader, order_key, validate_path
 from mlflow_bundle.bundles import documents as docs
-from mlflow_bundle.bundles.artifact_paths import artifact_path
+from mlflow_bundle.bundles.artifact_paths import artifact_path, note_member
 from mlflow_bundle.bundles.peer import PeerTreeReader
+from mlflow_bundle.bundles.places import check_place
 from mlflow_bundle.bundles.source import created_ns, read_header
 from mlflow_bundle.bundles.tree import TreeMember, TreeReader
 from mlflow_bundle.entities import VERSION_KIND, Experiment, LoggedModel, Run
@@ -57,53 +58,14 @@ def decode_member(path: str, data: bytes) -> msgspec.Struct | None:
     if place.role == "metrics":
         return docs.decode(data, docs.MetricPart, path=path)
     document = docs.decode(data, DOCUMENT_TYPES[place.kind], path=path)
-    _check_place(document, place.kind, path)
-    return document
-
-
-def _check_place(document: msgspec.Struct, kind: str, path: str) -> None:
+    check_place(document, place.kind, path)
     if isinstance(document, docs.RunDocument):
-        # The record sorts its metrics: not needed here, and long.
-        there = layout.run_directory(document.info.experiment_id, document.info.run_id)
-        there, field = f"{there}/{layout.RUN_DOCUMENT}", "info.run_id"
         for key, points in document.metrics.items():
             if not points:
                 raise DocumentError(
                     "expected at least one point", path=path, field_path=f'metrics["{key}"]'
                 )
-    elif isinstance(document, docs.LoggedModelDocument):
-        there = layout.document_path(document.logged_model)
-        field = "logged_model.model_id"
-    elif isinstance(document, docs.ExperimentDocument):
-        there = layout.document_path(document.experiment)
-        field = "experiment.experiment_id"
-    elif isinstance(document, docs.RegisteredModelDocument):
-        there, field = _place_of_model(document, kind, path)
-    if there != path:
-        raise DocumentError(f"belongs to {there}", path=path, field_path=field)
-
-
-def _place_of_model(
-    document: docs.RegisteredModelDocument, kind: str, path: str
-) -> tuple[str, str]:
-    body = document.registered_model
-    for position, version in enumerate(body.latest_versions):
-        where = f"registered_model.latest_versions[{position}]"
-        if not docs.VERSION_NUMBER.fullmatch(version.version):
-            raise DocumentError(
-                f"expected a number, got {version.version!r}",
-                path=path,
-                field_path=f"{where}.version",
-            )
-    for position, alias in enumerate(body.aliases):
-        if not docs.VERSION_NUMBER.fullmatch(alias.version):
-            raise DocumentError(
-                f"expected a number, got {alias.version!r}",
-                path=path,
-                field_path=f"registered_model.aliases[{position}].version",
-            )
-    name = layout.REGISTRY_DOCUMENT[kind]
-    return f"{layout.registry_directory(kind, body.name)}/{name}", "registered_model.name"
+    return document
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -323,9 +285,10 @@ class _Verification:
                 self._problem(
                     path, "artifacts.mode", f"is {summary.mode}, but there are {len(files)} files"
                 )
+        members: dict[str, str] = {}
         for member in files:
             below = member.path.removeprefix(f"{directory}/")
-            self._try(_check_artifact_name, below, names, member.path)
+            self._try(_check_artifact_name, below, names, member.path, members, path)
         self._owner_files = []
 
     def _compare(self, path: str, field: str, stated: int, found: int) -> None:
@@ -501,5 +464,7 @@ def _place_row(kind: str, id: str, path: str) -> Selected:
     return Selected(f"={kind}\0{id}".encode(), f"={kind}", id, "", path.encode())
 
 
-def _check_artifact_name(below: str, names: dict[str, str], path: str) -> None:
-    artifact_path(below, names, path=path)
+def _check_artifact_name(
+    below: str, names: dict[str, str], path: str, members: dict[str, str], document: str
+) -> None:
+    note_member(members, artifact_path(below, names, path=path), path, document=document)
