@@ -61,6 +61,8 @@ class Destination:
     progress: Progress
     files: Executor
     """Uploads the files of one entity side by side."""
+    failed: set[tuple[str, str]] = field(default_factory=set)
+    """Kind and source id of runs and logged models that should be here and could not be made."""
 
     def since(self, *version: int) -> bool:
         """Whether the server has what came with MLflow ``version``."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from mlflow_bundle import provenance
 from mlflow_bundle.errors import ConflictError, ServerError
+from mlflow_bundle.rest import records
 from mlflow_bundle.rest.session import API, Session, since
 
 FRESH_MS = 300_000
@@ -130,6 +131,8 @@ class Marks:
             if experiment_id not in self._marked:
                 return
             del self._marked[experiment_id]
+        if not self._is_ours(experiment_id):
+            return
         if since(self._version, 3, 2):
             try:
                 self._session.post(
@@ -143,6 +146,21 @@ class Marks:
                     raise
         else:
             self._set(experiment_id, "done")
+
+    def _is_ours(self, experiment_id: str) -> bool:
+        """Whether the mark is still this import's: another one may have taken its place."""
+        answer: records.RestExperimentAnswer = self._session.get(
+            f"{API}experiments/get",
+            params={"experiment_id": experiment_id},
+            type=records.RestExperimentAnswer,
+            what=f"experiment {experiment_id}",
+        )
+        return self.is_own(answer.experiment.record().tags)
+
+    def is_own(self, tags: dict[str, str]) -> bool:
+        """Whether an experiment with these tags carries this import's mark."""
+        mark = Mark.parse(tags.get(provenance.IMPORTER, ""))
+        return mark is not None and mark.importer == self._id
 
     def _renew(self) -> None:
         while not self._stop.wait(RENEW_S):

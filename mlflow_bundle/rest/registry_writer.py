@@ -17,8 +17,10 @@ from mlflow_bundle.errors import SelectionError, ServerError, SinkError
 from mlflow_bundle.references import (
     PROMPT_EXPERIMENTS_TAG,
     join_experiments,
+    logged_model_id_of,
     rewrite_tags,
     rewrite_version_source,
+    run_id_of,
 )
 from mlflow_bundle.rest import records
 from mlflow_bundle.rest.artifacts import ArtifactOwner
@@ -120,7 +122,16 @@ class RegistryWriter:
             self._remove_fillers(here)
         changed = self._write_model(model, name, here)
         numbers: dict[int, int] = {}
+        waits = False
         for version in model.versions:
+            # A source cannot be changed later, nor can a number be had again: what needs something
+            # that could not be made has to wait for the next import, and so do later versions.
+            waits = waits or self._needs_failed(version)
+            if waits and _twin(version, self._registry[name]) is None:
+                self._lose(
+                    model, version, "its run or logged model could not be made; import again"
+                )
+                continue
             try:
                 number = self._persist(model, version, name, content.version_artifacts)
             except ServerError as exc:
@@ -221,6 +232,15 @@ class RegistryWriter:
         tags = rewrite_tags(VERSION_KIND[model.kind], tags, self._to.remap, self._to.report)
         tags[provenance.ORIGIN] = provenance.version_origin(version)
         return tags
+
+    def _needs_failed(self, version: ModelVersion) -> bool:
+        needed = [
+            ("run", version.run_id),
+            ("run", run_id_of(version.source)),
+            ("logged_model", logged_model_id_of(version.source)),
+            ("logged_model", logged_model_id_of(version.storage_location or "")),
+        ]
+        return any(need in self._to.failed for need in needed)
 
     def _persist(
         self,

@@ -239,10 +239,15 @@ class RunWriter:
         self, run: Run, here: Run | None, placed: Placed
     ) -> tuple[list[str], list[ModelOutput]]:
         """Logged models that the run read and made, those that the server's run lacks."""
-        model_ids = [self._model_id(entry.model_id, "inputs") for entry in run.inputs.model_inputs]
+        model_ids = [
+            self._model_id(entry.model_id, "inputs")
+            for entry in run.inputs.model_inputs
+            if self._was_made(run, entry.model_id, "inputs")
+        ]
         outputs = [
             ModelOutput(model_id=self._model_id(entry.model_id, "outputs"), step=entry.step)
             for entry in run.outputs.model_outputs
+            if self._was_made(run, entry.model_id, "outputs")
         ]
         if not self._to.since(3, 0):
             if model_ids or outputs:
@@ -265,6 +270,15 @@ class RunWriter:
             [model_id for model_id in model_ids if model_id not in read],
             [output for output in outputs if output.model_id not in made],
         )
+
+    def _was_made(self, run: Run, model_id: str, field: str) -> bool:
+        """Whether a link can be written: one to a source id could never be taken back."""
+        if ("logged_model", model_id) not in self._to.failed:
+            return True
+        self._to.report.lose(
+            Run.kind, run.id, f"logged model {model_id} could not be made", field=field
+        )
+        return False
 
     def _model_id(self, model_id: str, field: str) -> str:
         placed = self._to.remap.find("logged_model", model_id)

@@ -129,6 +129,13 @@ class RestSink(Sink):
     # Places
 
     def reserve(self, entity: Entity, *, dry: bool = False) -> None:
+        try:
+            self._reserve(entity, dry=dry)
+        except ServerError:
+            self._to.failed.add((entity.kind, entity.id))
+            raise
+
+    def _reserve(self, entity: Entity, *, dry: bool) -> None:
         if isinstance(entity, Experiment):
             self._reserve_experiment(entity, dry=dry)
         elif isinstance(entity, Run):
@@ -199,13 +206,19 @@ class RestSink(Sink):
         tags = provenance.carried_tags(experiment.tags)
         tags[provenance.ORIGIN] = provenance.origin_of(experiment.id, experiment.tags)
         tags[provenance.IMPORTER] = str(self._marks.new())
-        answer = self._to.session.post(
-            f"{API}experiments/create",
-            {"name": name, "tags": records.tag_list(tags)},
-            what=f"experiment {name!r}",
-            once=True,
-        )
-        id = str(answer["experiment_id"])
+        try:
+            answer = self._to.session.post(
+                f"{API}experiments/create",
+                {"name": name, "tags": records.tag_list(tags)},
+                what=f"experiment {name!r}",
+                once=True,
+            )
+            id = str(answer["experiment_id"])
+        except ServerError as exc:
+            made = self._made_after_all(name, exc)
+            if made is None:
+                raise
+            id = made
         self._marks.mark(id, written=True)
         with self._lock:
             self._made.add(experiment.id)
@@ -214,6 +227,22 @@ class RestSink(Sink):
         if name != experiment.name:
             self._to.report.adjust(Experiment.kind, "name (as asked)")
         return id, ""
+
+    def _made_after_all(self, name: str, error: ServerError) -> str | None:
+        """Return the experiment that a request made although its answer said otherwise."""
+        if error.status is None:
+            return None
+        try:
+            answer: records.RestExperimentAnswer = self._to.session.get(
+                f"{API}experiments/get-by-name",
+                params={"experiment_name": name},
+                type=records.RestExperimentAnswer,
+                what=f"experiment {name!r}",
+            )
+        except ServerError:
+            return None
+        here = answer.experiment.record()
+        return here.experiment_id if self._marks.is_own(here.tags) else None
 
     def _reserve_run(self, run: Run, *, dry: bool) -> None:
         self._confirm()
