@@ -8,9 +8,15 @@ from __future__ import annotations
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 URI_TAGS = frozenset(
-    {"mlflow.source.git.repoURL", "mlflow.databricks.gitRepoUrl", "mlflow.gitRepoURL"}
+    {
+        "mlflow.databricks.gitRepoUrl",
+        "mlflow.gitRepoURL",
+        "mlflow.project.env",
+        "mlflow.source.git.repoURL",
+        "mlflow.source.name",
+    }
 )
-"""Tags whose value is a URI that may carry credentials."""
+"""Tags of MLflow whose value is, or may be, a URI that carries credentials."""
 
 _MASK = "***"
 _SECRET_PARAMETERS = frozenset(
