@@ -6,6 +6,7 @@ a :class:`~mlflow_bundle.bundles.tree.TreeWriter`.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
@@ -208,6 +209,8 @@ def check_output(path: str, *, is_directory: bool = False, force: bool = False) 
         DirectoryWriter.check(path, force=force)
         return
     output.check_output(path, force=force)
+    if path == STANDARD_STREAM and sys.stdout is None:
+        raise OSError(errno.EBADF, "it is closed", "standard output")
     if path == STANDARD_STREAM and sys.stdout.isatty():
         raise SelectionError(
             "a bundle is not written to a terminal",

@@ -23,7 +23,7 @@ import os
 import sys
 import traceback
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -112,10 +112,30 @@ def run_command(ctx: click.Context | None = None) -> Iterator[None]:
         _fail(exc, "interrupted; give the same command again, nothing is made twice", "")
     except OSError as exc:
         _fail(exc, _describe_os_error(exc, ctx), _hint_os_error(exc))
+    except UnicodeEncodeError as exc:
+        if exc.encoding.replace("_", "-").lower() in ("utf-8", "utf8"):
+            raise  # ours: no locale would help
+        _fail(
+            exc,
+            f"{exc.object}: the locale's encoding, {exc.encoding}, cannot hold this name",
+            "set a locale with UTF-8, such as LC_ALL=C.UTF-8, or PYTHONUTF8=1",
+        )
     except Exception as exc:
         if not _is_mlflow_exception(exc):
             raise
         _fail(exc, str(exc) or type(exc).__name__, "")
+
+
+def standard_output() -> TextIO:
+    """Return stdout.
+
+    Raises:
+        OSError: It was closed when the program began (``>&-``), where Python has none.
+    """
+    stream: TextIO | None = sys.stdout
+    if stream is None:
+        raise OSError(errno.EBADF, "it is closed", "standard output")
+    return stream
 
 
 def _fail(exc: BaseException, message: str, hint: str) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from mlflow_bundle.cli import options
 from mlflow_bundle.cli.command import bundle_command
-from mlflow_bundle.cli.exit_codes import DONE, FAILED, REFUSED, USAGE, one_line
+from mlflow_bundle.cli.exit_codes import DONE, FAILED, REFUSED, USAGE, one_line, standard_output
 from mlflow_bundle.cli.progress import format_bytes
 from mlflow_bundle.selection import ModelPattern, NamePattern
 
@@ -48,6 +47,7 @@ def command(
 
     if path is not None and (experiments or models):
         raise click.UsageError("Give PATH or --experiments and --models; not both.")
+    standard_output()  # before anything is read
     tree = open_tree(bundle)
     try:
         if path is not None:
@@ -75,14 +75,14 @@ def command(
 def _print_json(data: bytes) -> None:
     import msgspec
 
-    sys.stdout.buffer.write(msgspec.json.format(data, indent=2) + b"\n")
-    sys.stdout.flush()
+    standard_output().buffer.write(msgspec.json.format(data, indent=2) + b"\n")
+    standard_output().flush()
 
 
 def _print(contents: Listing) -> None:
     from rich.console import Console
 
-    if sys.stdout.isatty():
+    if standard_output().isatty():
         _render(Console(highlight=False, markup=False, emoji=False), contents)
         return
     # A pipe has no width: nothing is folded there, so that a row is a line.
@@ -137,7 +137,7 @@ def _version_rows(models: list[ListedModel]) -> list[list[str]]:
             stage = "" if version.stage == "None" else version.stage
             aliases = ", ".join(version.aliases)
             rows.append([name, f"{version.version}", stage, aliases, version.source])
-            name = "" if sys.stdout.isatty() else model.name
+            name = "" if standard_output().isatty() else model.name
         if not model.versions:
             rows.append([name, "", "", "", ""])
     return rows

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 import msgspec
 
 from mlflow_bundle.cli import exit_codes
-from mlflow_bundle.cli.exit_codes import one_line
+from mlflow_bundle.cli.exit_codes import one_line, standard_output
 from mlflow_bundle.cli.progress import format_bytes
 from mlflow_bundle.report import Report, Summary
 
@@ -23,9 +21,9 @@ def finish(report: Report, *, as_json: bool, strict: bool, verbose: bool = False
     )
     summary = report.summary(exit_code=code)
     if as_json:
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(summary), indent=2))
-        sys.stdout.buffer.write(b"\n")
-        sys.stdout.flush()
+        standard_output().buffer.write(msgspec.json.format(msgspec.json.encode(summary), indent=2))
+        standard_output().buffer.write(b"\n")
+        standard_output().flush()
     else:
         for line in lines(summary, verbose=verbose):
             click.echo(line, err=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import sys
 
 import click
 
 from mlflow_bundle.cli.command import bundle_command
-from mlflow_bundle.cli.exit_codes import DONE, FAILED, REFUSED, USAGE
+from mlflow_bundle.cli.exit_codes import DONE, FAILED, REFUSED, USAGE, standard_output
 
 
 @bundle_command("show", codes=(DONE, FAILED, USAGE, REFUSED))
@@ -32,14 +31,18 @@ def command(bundle: str, path: str) -> int:
     tree = open_tree(bundle)
     try:
         path = checked_path(tree, path)
-        output = sys.stdout.buffer
+        output = standard_output().buffer
         if path == HEADER_PATH:
             output.write(tree.header)
             return DONE
         member = tree.find(path)
         if member is None:
             raise no_such_member(tree, path)
-        if sys.stdout.isatty() and path.endswith(".json") and member.size <= MAX_DOCUMENT_BYTES:
+        if (
+            standard_output().isatty()
+            and path.endswith(".json")
+            and member.size <= MAX_DOCUMENT_BYTES
+        ):
             data = tree.read(path, limit_bytes=MAX_DOCUMENT_BYTES)
             # An artifact may have such a name and be something else.
             with contextlib.suppress(msgspec.DecodeError):

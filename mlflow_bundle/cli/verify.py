@@ -8,7 +8,7 @@ import click
 
 from mlflow_bundle.cli import options
 from mlflow_bundle.cli.command import bundle_command
-from mlflow_bundle.cli.exit_codes import DONE, FAILED, REFUSED, USAGE, one_line
+from mlflow_bundle.cli.exit_codes import DONE, FAILED, REFUSED, USAGE, one_line, standard_output
 from mlflow_bundle.cli.progress import format_bytes, make_progress
 
 
@@ -38,8 +38,8 @@ def command(bundle: options.InputPath, as_json: bool, quiet: bool) -> int:
         tree.close()
     if as_json:
         data = msgspec.json.format(msgspec.json.encode(result), indent=2)
-        sys.stdout.buffer.write(data + b"\n")
-        sys.stdout.flush()
+        standard_output().buffer.write(data + b"\n")
+        standard_output().flush()
         return DONE if result.ok else REFUSED
     for problem in result.problems:
         click.echo(one_line(str(problem)))

@@ -20,6 +20,7 @@ from mlflow_bundle.errors import (
     SinkError,
     SourceError,
 )
+from tests.bundles.memory import write_bundle
 
 
 def run(error: BaseException | None = None, *, returns: int | None = None) -> Result:
@@ -178,3 +179,37 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(tmp_path: Path) -> Non
     process.stderr.close()
     assert process.wait(timeout=60) == 1
     assert stderr == b""
+
+
+@pytest.mark.parametrize(
+    "arguments", [("list",), ("list", "--json"), ("show", "manifest.json"), ("verify", "--json")]
+)
+def test_a_closed_standard_output_is_one_line(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "b.mlbundle")
+    name, *rest = arguments
+    closed = ["/bin/sh", "-c", 'exec "$0" "$@" >&-', sys.executable]
+    script = "from mlflow_bundle.cli.main import bundle; bundle()"
+    result = subprocess.run(
+        [*closed, "-c", script, name, str(bundle), *rest],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (1, "Error: standard output: it is closed\n")
+
+
+def test_a_locale_that_cannot_hold_a_name_is_one_line(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "b.mlbundle")
+    script = "from mlflow_bundle.cli.main import bundle; bundle()"
+    result = subprocess.run(
+        [sys.executable, "-c", script, "extract", str(bundle), "-o", "x", "--quiet"],
+        cwd=tmp_path,
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "the locale's encoding, ascii, cannot hold this name" in result.stderr
+    assert [entry.name for entry in tmp_path.iterdir()] == ["b.mlbundle"]
