@@ -5,6 +5,7 @@ Params, other tags and artifacts are the user's data and travel unchanged.
 
 from __future__ import annotations
 
+import re
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 URI_TAGS = frozenset(
@@ -34,6 +35,14 @@ _SECRET_PARAMETERS = frozenset(
         "x-goog-signature",
     }
 )
+
+
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>\\\\]+")
+
+
+def mask_uris_in(text: str) -> str:
+    """Return ``text``, e.g. a dataset's source, with every URI in it masked."""
+    return _URI.sub(lambda match: mask_uri(match[0]), text)
 
 
 def mask_uri(uri: str) -> str:

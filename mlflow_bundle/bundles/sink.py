@@ -24,7 +24,7 @@ from mlflow_bundle.bundles import manifests
 from mlflow_bundle.bundles.artifact_paths import member_names, needs_name
 from mlflow_bundle.bundles.tree import TreeWriter
 from mlflow_bundle.contracts import ArtifactTree, Content, NoArtifacts, Sink, SourceInfo
-from mlflow_bundle.credentials import URI_TAGS, mask_uri
+from mlflow_bundle.credentials import URI_TAGS, mask_uri, mask_uris_in
 from mlflow_bundle.entities import (
     VERSION_KIND,
     Entity,
@@ -34,6 +34,7 @@ from mlflow_bundle.entities import (
     MetricHistory,
     RegisteredModel,
     Run,
+    RunInputs,
 )
 from mlflow_bundle.errors import ServerError
 from mlflow_bundle.progress import Progress, SilentProgress
@@ -183,7 +184,7 @@ class BundleSink(Sink):
             params=run.params,
             metrics=metrics,
             tags=dict(sorted(tags.items())),
-            inputs=run.inputs,
+            inputs=self._inputs(run.inputs),
             outputs=run.outputs,
             artifacts=artifacts,
             metric_parts=parts,
@@ -282,6 +283,17 @@ class BundleSink(Sink):
         self._registry[model.kind].append(model.name)
         self._totals[VERSION_KIND[model.kind]] += len(versions)
         self._report.did(VERSION_KIND[model.kind], len(versions))
+
+    def _inputs(self, inputs: RunInputs) -> RunInputs:
+        """Inputs of a run, without credentials in the sources of its datasets."""
+        masked = []
+        for entry in inputs.dataset_inputs:
+            source = mask_uris_in(entry.dataset.source)
+            if source != entry.dataset.source:
+                self._report.adjust("run", "inputs.source (credentials masked)")
+                entry = _replace(entry, dataset=_replace(entry.dataset, source=source))
+            masked.append(entry)
+        return RunInputs(dataset_inputs=masked, model_inputs=inputs.model_inputs)
 
     def _tags(self, kind: str, tags: dict[str, str]) -> dict[str, str]:
         """Tags as they are carried: ours that are transient left out, URIs masked."""

@@ -41,7 +41,13 @@ from mlflow_bundle.entities import (
 from mlflow_bundle.errors import DocumentError, SelectionError, UnsupportedVersionError
 from mlflow_bundle.references import logged_model_id_of
 from mlflow_bundle.report import Report
-from mlflow_bundle.selection import Selection, parse_time_ms, require_matches
+from mlflow_bundle.selection import (
+    ModelPattern,
+    NamePattern,
+    Selection,
+    parse_time_ms,
+    require_matches,
+)
 from mlflow_bundle.spool import Selected, Spool
 
 DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
@@ -86,6 +92,25 @@ class BundleSource(Source):
     def info(self) -> SourceInfo:
         source = self.header.source
         return SourceInfo(uri=source.uri, mlflow_version=source.mlflow_version)
+
+    def require_names(self, experiments: Iterable[str], models: Iterable[str]) -> None:
+        """Refuse names, such as those to be changed, that the bundle does not hold.
+
+        Raises:
+            SelectionError: Each unknown name, with the nearest ones.
+        """
+        named = Selection(
+            experiments=tuple(NamePattern(text=name, literal=True) for name in experiments),
+            models=tuple(ModelPattern(name=NamePattern(text=name)) for name in models),
+        )
+        if named.is_empty:
+            return
+        require_matches(
+            named,
+            experiments=[(entry.id, entry.name) for entry in self._experiment_entries()],
+            models={name: {} for kind in layout.REGISTRY_DIRECTORY for name in self._names(kind)},
+            where=self._name,
+        )
 
     # Selecting
 

@@ -130,6 +130,7 @@ def _import(command: str, selection: Selection, settings: ImportSettings) -> int
     from mlflow_bundle.bundles.source import BundleSource
     from mlflow_bundle.cli import report as reports
     from mlflow_bundle.cli.tracking import importing_user, tracking_uri
+    from mlflow_bundle.errors import FormatError
     from mlflow_bundle.report import Report
     from mlflow_bundle.rest.destination import ImportOptions
     from mlflow_bundle.rest.sink import RestSink
@@ -164,6 +165,7 @@ def _import(command: str, selection: Selection, settings: ImportSettings) -> int
         )
         report.destination = sink.shown_uri
         try:
+            source.require_names(settings.rename_experiment, settings.rename_model)
             transfer(
                 source,
                 sink,
@@ -174,6 +176,12 @@ def _import(command: str, selection: Selection, settings: ImportSettings) -> int
                 progress=progress,
             )
             report.requests = sink.requests
+        except FormatError as exc:
+            exc.hint = exc.hint or (
+                f"`mlflow bundle verify {bundle.path}` lists the damage; what was imported stays, "
+                "and importing a sound bundle completes it"
+            )
+            raise
         finally:
             sink.close()
     finally:

@@ -70,11 +70,11 @@ class Destination:
 
     def differs(self, kind: str, id: str, name: str, *, here: object, bundle: object) -> bool:
         """Report a value that differs; return whether the bundle's is to be written."""
+        reason = f"the destination has {_short(here)}, the bundle {_short(bundle)}"
         if self.options.on_conflict == "update":
+            self.report.conflict(kind, id, name, f"{reason}, which is taken")
             return True
-        self.report.conflict(
-            kind, id, name, f"the destination has {_short(here)}, the bundle {_short(bundle)}"
-        )
+        self.report.conflict(kind, id, name, reason)
         return False
 
     def changed(

@@ -90,6 +90,7 @@ class RegistryWriter:
         model = content.entity
         assert isinstance(model, RegisteredModel)
         here = self._here(model)
+        self._note_deletion(model, "would be deleted")
         if here is not None and here.kind != model.kind:
             self._to.report.conflict(
                 model.kind, model.name, "kind", f"the destination has a {_noun(here.kind)} there"
@@ -108,12 +109,19 @@ class RegistryWriter:
                     self._number_is_free(model, version, here)
             self._new_aliases(model, here.aliases, numbers)
 
+    def _note_deletion(self, model: RegisteredModel, what: str) -> None:
+        here = self._registry.get(self.name_here(model))
+        if self._to.options.delete_model and here is not None:
+            numbers = ", ".join(str(v.version) for v in here.versions) or "none"
+            self._to.report.note(f"{here.name} {what} at the destination, with versions {numbers}")
+
     def write(self, content: Content) -> None:
         """Write what the server lacks of the model and its versions."""
         model = content.entity
         assert isinstance(model, RegisteredModel)
         name = self.name_here(model)
         if self._to.options.delete_model and name in self._registry:
+            self._note_deletion(model, "was deleted")
             self._post("registered-models/delete", {"name": name}, method="DELETE")
             del self._registry[name]
             self._given_out.pop(name, None)

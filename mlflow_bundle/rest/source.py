@@ -126,14 +126,14 @@ class RestSource(Source):
         self._add_runs_of(chosen, selection)
         self._add_single_runs(selection.run_ids, [])
         self._add_models(models, selection)
-        if selection.everything:
-            report_uncarried(
-                self._session,
-                self._version,
-                list(self._experiments.values()),
-                self._pool,
-                report,
-            )
+        report_uncarried(
+            self._session,
+            self._version,
+            chosen,
+            self._pool,
+            report,
+            whole_server=selection.everything,
+        )
         for kind in RECORDS:
             report.plan(kind, self._spool.count(kind))
 

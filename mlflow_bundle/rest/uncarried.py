@@ -14,7 +14,7 @@ from mlflow_bundle.errors import ServerError
 from mlflow_bundle.report import Report
 from mlflow_bundle.rest.session import API, API_3, Session, since
 
-_REASON = "this version of mlflow-bundle does not carry them"
+_REASON = "there are some, and this version of mlflow-bundle does not carry them"
 _LOCATIONS_PER_SEARCH = 100
 
 
@@ -32,21 +32,28 @@ def report_uncarried(
     experiments: list[Experiment],
     pool: Executor,
     report: Report,
+    *,
+    whole_server: bool,
 ) -> None:
     """List each kind of entity that exists at the server and is not carried.
 
     Args:
         session: The server.
         version: Its version.
-        experiments: All of its experiments.
+        experiments: Those that are exported as a whole.
         pool: Runs the requests.
         report: Gets one loss for each kind found.
+        whole_server: Whether kinds that lie in no experiment are looked for too.
     """
-    probes = list(_probes(experiments))
+    probes = list(_experiment_probes(experiments))
+    if whole_server:
+        probes += _server_probes()
     found = list(pool.map(lambda probe: _holds(session, probe), probes))
     reasons = {probe.kind: reason for probe, reason in zip(probes, found, strict=True) if reason}
     for kind, reason in reasons.items():
         report.lose(kind, "all", reason)
+    if not whole_server:
+        return
     if since(version, 3, 10) and _has_workspaces(session):
         report.lose("workspace", "all but the one in use", _REASON)
     if since(version, 3, 14):
@@ -55,7 +62,7 @@ def report_uncarried(
         )
 
 
-def _probes(experiments: list[Experiment]) -> Iterator[_Probe]:
+def _server_probes() -> Iterator[_Probe]:
     one = {"max_results": 1}
     yield _Probe("dataset", "POST", f"{API_3}datasets/search", one, "datasets")
     yield _Probe("issue", "POST", f"{API_3}issues/search", one, "issues")
@@ -69,6 +76,9 @@ def _probes(experiments: list[Experiment]) -> Iterator[_Probe]:
         ("gateway_guardrail", "guardrails", "guardrails"),
     ):
         yield _Probe(kind, "GET", f"{API_3}gateway/{path}/list", {}, field)
+
+
+def _experiment_probes(experiments: list[Experiment]) -> Iterator[_Probe]:
     ids = [experiment.experiment_id for experiment in experiments]
     for start in range(0, len(ids), _LOCATIONS_PER_SEARCH):
         locations = [
