@@ -37,7 +37,8 @@ def test_an_entry_that_differs_follows_on_conflict(
 ) -> None:
     to = _destination(on_conflict)
     assert _changed(to, {"a": "1"}, {"a": "2"}) == written
-    assert len(to.report.conflicts) == (on_conflict == "skip")
+    (conflict,) = to.report.conflicts
+    assert conflict.reason.endswith("which is taken") == (on_conflict == "update")
 
 
 def test_a_reference_that_an_earlier_import_could_not_follow_is_completed() -> None:

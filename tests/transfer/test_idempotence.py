@@ -100,19 +100,22 @@ def test_fail_stops_before_anything_is_written(
     assert row_dump(server.database) == rows
 
 
-def test_update_takes_the_bundles_values(
+def test_update_takes_the_bundles_values_and_lists_what_it_overwrote(
+    small: Small,
     small_bundle: Path,
     small_snapshot: Snapshot,
     changed: tuple[MlflowServer, dict[str, str]],
 ) -> None:
     server, ids = changed
     done = import_(server, small_bundle, "--on-conflict", "update")
-    assert done.report["conflicts"] == []
+    assert done.conflicts == conflicts_of(small)
+    assert all(c["reason"].endswith("which is taken") for c in done.report["conflicts"])
     left = differences(small_snapshot, snapshot(server.uri))
     first = next(origin for origin, id in ids.items() if f"runs[{origin}]" in " ".join(left))
     assert left == [f"runs[{first}] tags/own: (absent) != 'stays'"]
     again = import_(server, small_bundle, "--on-conflict", "update")
     assert again.report["done"] == {}
+    assert again.report["conflicts"] == []
 
 
 def test_a_dry_run_lists_the_same_conflicts_and_changes_nothing(
