@@ -100,7 +100,7 @@ class BundleSource(Source):
             SelectionError: Each unknown name, with the nearest ones.
         """
         named = Selection(
-            experiments=tuple(NamePattern(text=name, literal=True) for name in experiments),
+            experiments=tuple(NamePattern(text=name) for name in experiments),
             models=tuple(ModelPattern(name=NamePattern(text=name)) for name in models),
         )
         if named.is_empty:

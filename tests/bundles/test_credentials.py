@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mlflow_bundle.contracts import Content
-from mlflow_bundle.credentials import URI_TAGS
+from mlflow_bundle.credentials import URI_TAGS, mask_uris_in
 from mlflow_bundle.entities import Experiment
 from mlflow_bundle.report import Report
 from tests.bundles import memory
@@ -38,3 +38,16 @@ def test_a_name_that_is_no_uri_stays(tmp_path: Path) -> None:
     ]
     tree = memory.write_bundle(tmp_path / "tree", contents, is_directory=True)
     assert read_json(tree / f"experiments/1/{'a' * 32}/run.json")["tags"] == tags
+
+
+@pytest.mark.parametrize(
+    ("source", "masked"),
+    [
+        ('{"url": "http://user:secret@host/x.csv"}', '{"url": "http://***@host/x.csv"}'),
+        ('{"uri": "s3://bucket/key"}', '{"uri": "s3://bucket/key"}'),
+        ("https://host/x?sig=abc&a=1", "https://host/x?sig=***&a=1"),
+        ("no uri: a@b", "no uri: a@b"),
+    ],
+)
+def test_credentials_in_the_source_of_a_dataset_are_masked(source: str, masked: str) -> None:
+    assert mask_uris_in(source) == masked

@@ -11,7 +11,7 @@ import pytest
 
 from mlflow_bundle.bundles.opening import open_tree
 from mlflow_bundle.bundles.source import BundleSource
-from mlflow_bundle.errors import DocumentError
+from mlflow_bundle.errors import DocumentError, SelectionError
 from mlflow_bundle.report import Report
 from mlflow_bundle.selection import Selection, parse_models
 from tests.bundles.trees import edit_json, read_json, verified
@@ -112,3 +112,15 @@ def test_alias_of_a_version_that_is_not_selected_is_right(tree: Path) -> None:
     edit_json(tree / MODEL, registered_model=body)
     assert len(numbers) > 1
     read_all(tree, Selection(models=parse_models([f"sklearn_iris/{numbers[0]}"])))
+
+
+def test_a_name_to_change_that_the_bundle_lacks_is_refused(sample_file: Path) -> None:
+    source = BundleSource(open_tree(str(sample_file)), name="sample")
+    try:
+        source.require_names([], [])
+        with pytest.raises(SelectionError, match='no such model "nosuch"'):
+            source.require_names([], ["nosuch"])
+        with pytest.raises(SelectionError, match='no such experiment "nosuch"'):
+            source.require_names(["nosuch"], [])
+    finally:
+        source.close()
