@@ -274,6 +274,11 @@ class RestSink(Sink):
                 f"logged model {model.id}: its experiment is deleted at the destination",
                 status=409,
             )
+        elif (Run.kind, model.source_run_id) in self._to.failed:
+            # Its source run cannot be set later.
+            raise SinkError(
+                f"logged model {model.id}: its run could not be made; import again", status=409
+            )
         elif dry:
             id, root = _NEW, ""
         else:
