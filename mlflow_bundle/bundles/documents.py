@@ -22,7 +22,6 @@ from mlflow_bundle.entities import (
     Int64,
     KeyValue,
     LoggedModel,
-    LoggedModelMetric,
     MetricHistory,
     ModelVersion,
     Number,
@@ -360,11 +359,6 @@ def history_of(key: str, points: list[MetricPoint]) -> MetricHistory:
         timestamps=[point.timestamp for point in points],
         steps=[point.step for point in points],
     )
-
-
-def model_metric_value(metric: LoggedModelMetric) -> float:
-    """Value of a logged model's metric as a float."""
-    return decode_number(metric.value)
 
 
 def encode(document: msgspec.Struct) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -135,11 +135,6 @@ def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
             chunk = []
     if chunk:
         yield chunk
-
-
-def first(items: Sequence[T]) -> T | None:
-    """Return the first item, or None."""
-    return items[0] if items else None
 
 
 def _short(value: object) -> str:

@@ -14,6 +14,7 @@ from mlflow_bundle.remap import Placed
 from mlflow_bundle.rest import records
 from mlflow_bundle.rest.artifacts import ArtifactOwner
 from mlflow_bundle.rest.destination import Destination, chunked
+from mlflow_bundle.rest.histories import PAGE_ROWS
 from mlflow_bundle.rest.run_writer import MAX_METRICS, MAX_PARAMS
 from mlflow_bundle.rest.session import API
 from mlflow_bundle.rest.upload import ArtifactWriter, artifact_tags
@@ -189,7 +190,7 @@ class LoggedModelWriter:
             for page in self._to.session.iter_pages(
                 "GET",
                 f"{API}metrics/get-history",
-                {"run_id": run_id, "metric_key": key, "max_results": 25_000},
+                {"run_id": run_id, "metric_key": key, "max_results": PAGE_ROWS},
                 what=f"history of {key!r} of run {run_id}",
             ):
                 for point in page.get("metrics", ()):

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from mlflow_bundle import provenance
 from mlflow_bundle.errors import ConflictError, ServerError
-from mlflow_bundle.rest import records
+from mlflow_bundle.rest.experiments import get_experiment
 from mlflow_bundle.rest.session import API, Session, since
 
 FRESH_MS = 300_000
@@ -149,13 +149,7 @@ class Marks:
 
     def _is_ours(self, experiment_id: str) -> bool:
         """Whether the mark is still this import's: another one may have taken its place."""
-        answer: records.RestExperimentAnswer = self._session.get(
-            f"{API}experiments/get",
-            params={"experiment_id": experiment_id},
-            type=records.RestExperimentAnswer,
-            what=f"experiment {experiment_id}",
-        )
-        return self.is_own(answer.experiment.record().tags)
+        return self.is_own(get_experiment(self._session, experiment_id).tags)
 
     def is_own(self, tags: dict[str, str]) -> bool:
         """Whether an experiment with these tags carries this import's mark."""

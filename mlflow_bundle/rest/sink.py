@@ -21,6 +21,7 @@ from mlflow_bundle.remap import Placed, Remap
 from mlflow_bundle.report import Report
 from mlflow_bundle.rest import records
 from mlflow_bundle.rest.destination import Destination, ImportOptions
+from mlflow_bundle.rest.experiments import get_experiment, iter_experiments
 from mlflow_bundle.rest.logged_model_writer import LoggedModelWriter
 from mlflow_bundle.rest.marks import Marks
 from mlflow_bundle.rest.present import Present
@@ -107,16 +108,8 @@ class RestSink(Sink):
         return self._to.session.shown_uri
 
     def begin(self, source: SourceInfo, selection: Selection) -> None:
-        pages = self._to.session.iter_pages(
-            "POST",
-            f"{API}experiments/search",
-            {"view_type": "ALL", "max_results": 1000},
-            type=records.RestExperiments,
-            what="experiments",
-        )
-        for page in pages:
-            for experiment in page.experiments:
-                self._by_name[experiment.name] = experiment.record()
+        for experiment in iter_experiments(self._to.session):
+            self._by_name[experiment.name] = experiment
         registry = list_registry(self._to.session, self._to.version, self._to.files)
         self._registry = RegistryWriter(self._to, registry)
 
@@ -185,13 +178,7 @@ class RestSink(Sink):
             self._to_confirm.append(experiment_id)
 
     def _check_mark(self, experiment_id: str) -> None:
-        answer: records.RestExperimentAnswer = self._to.session.get(
-            f"{API}experiments/get",
-            params={"experiment_id": experiment_id},
-            type=records.RestExperimentAnswer,
-            what=f"experiment {experiment_id}",
-        )
-        here = answer.experiment.record()
+        here = get_experiment(self._to.session, experiment_id)
         self._marks.check(here.name, here.tags)
 
     def _confirm(self) -> None:

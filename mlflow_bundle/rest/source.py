@@ -48,6 +48,7 @@ from mlflow_bundle.references import is_below, logged_model_id_of, model_version
 from mlflow_bundle.report import Report
 from mlflow_bundle.rest import records
 from mlflow_bundle.rest.artifacts import SMALL_BYTES, ArtifactOwner, ProxyRoots, open_tree
+from mlflow_bundle.rest.experiments import iter_experiments
 from mlflow_bundle.rest.histories import HistoryBatch, HistoryRequest
 from mlflow_bundle.rest.registry import list_registry
 from mlflow_bundle.rest.session import API, Session, since
@@ -110,7 +111,7 @@ class RestSource(Source):
 
     def select(self, selection: Selection, report: Report) -> None:
         self._report = report
-        self._experiments = {e.experiment_id: e for e in self._list_experiments()}
+        self._experiments = {e.experiment_id: e for e in iter_experiments(self._session)}
         models = (
             list_registry(self._session, self._version, self._pool)
             if selection.everything or selection.models
@@ -152,18 +153,6 @@ class RestSource(Source):
             else None,
             where=self._session.shown_uri,
         )
-
-    def _list_experiments(self) -> Iterator[Experiment]:
-        pages = self._session.iter_pages(
-            "POST",
-            f"{API}experiments/search",
-            {"view_type": "ALL", "max_results": 1000},
-            type=records.RestExperiments,
-            what="experiments",
-        )
-        for page in pages:
-            for experiment in page.experiments:
-                yield experiment.record()
 
     def _add_experiments(self, experiments: Iterable[Experiment]) -> None:
         self._spool.add(_row(experiment, "") for experiment in experiments)
