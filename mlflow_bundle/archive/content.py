@@ -29,6 +29,14 @@ class VoidMemberError(FormatError):
     """
 
 
+class HashedBytes(io.BytesIO):
+    """A whole content in memory, with the SHA-256 that whoever read it has taken."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data)
+        self.digest = hashlib.sha256(data).digest()
+
+
 def open_frame(group: Group, number: int, frame: bytes, offset: int) -> bytes:
     """Decompress frame ``number`` of a group after comparing its digest.
 

@@ -15,7 +15,7 @@ from collections.abc import Container
 from typing import Final
 
 from mlflow_bundle.archive.limits import DEFAULT_LIMITS
-from mlflow_bundle.errors import UnsafePathError
+from mlflow_bundle.errors import CorruptFrameError, UnsafePathError
 
 HEADER_PATH: Final = ".mlbundle/bundle.json"
 """The member in the first frame."""
@@ -68,6 +68,43 @@ def directory_key(path: str) -> bytes:
 def is_header_place(path: str) -> bool:
     """Say whether a member at ``path`` would be the header's twin, or make it a directory."""
     return path.startswith(HEADER_PATH) and path[len(HEADER_PATH) :][:1] in ("", "/")
+
+
+class Directories:
+    """Knows the directories beside each file of those that come in the order of their keys."""
+
+    def __init__(self) -> None:
+        self._path: list[str] = []
+        self._names: list[set[str]] = [set()]  # of the directories in each component of the path
+
+    def add(self, path: str) -> None:
+        """Note the directories of a file."""
+        components = path.split("/")[:-1]
+        depth = self._enter(components)
+        for name in components[depth:]:
+            self._names[-1].add(name)
+            self._path.append(name)
+            self._names.append(set())
+
+    def demand_file(self, path: str) -> None:
+        """Refuse the path of a directory.
+
+        Raises:
+            CorruptFrameError: It is one.
+        """
+        *components, name = path.split("/")
+        if self._enter(components) == len(components) and name in self._names[-1]:
+            raise CorruptFrameError("is both a file and a directory", path=path)
+
+    def _enter(self, components: list[str]) -> int:
+        """Leave the directories that ``components`` are not in; return how many stay."""
+        depth = 0
+        for ours, theirs in zip(self._path, components, strict=False):
+            if ours != theirs:
+                break
+            depth += 1
+        del self._path[depth:], self._names[depth + 1 :]
+        return depth
 
 
 def validate_path(path: str) -> None:

@@ -68,6 +68,7 @@ _CACHED_PAGE_BYTES = 2 * MIB  # as they lie in the file; decoded they take about
 _CACHED_FRAME_BYTES = 16 * MIB
 
 _T = TypeVar("_T")
+_Order = tuple[bytes, int]
 
 
 @dataclass(kw_only=True)
@@ -346,34 +347,53 @@ class ArchiveReader:
 
         Groups that continue a large member are passed over without being read.
         """
-        for entry in self._iter_entries(key):
+        entries = self._iter_entries(key)
+        entry = next(entries, None)
+        while entry is not None:
+            following = next(entries, None)
             if entry.part == 0:
                 group = self._group(entry)
+                if following is not None and (group.keys[-1], 0) >= following.order:
+                    # What lies behind the next group's first key could not be found there.
+                    raise CorruptFrameError("groups overlap", offset=entry.offset)
                 yield group, bisect_left(group.keys, key)
+            entry = following
 
     def _entry_at(self, key: bytes, part: int) -> Entry | None:
         """Return the last group that begins at or before ``(key, part)``."""
         node: Node = self._root
+        bound = None
         while True:
             position = node.position(key, part)
             if position < 0:
                 return None
-            entry = node.entries[position]
             if node.level == 1:
-                return entry
-            node = self._node(entry, node)
+                return node.entries[position]
+            node, bound = self._child(node, position, bound)
 
     def _iter_entries(self, key: bytes) -> Iterator[Entry]:
         """Yield the entries of groups in order, from the one that may hold ``key`` on."""
-        yield from self._iter_below(self._root, key)
+        yield from self._iter_below(self._root, key, None)
 
-    def _iter_below(self, node: Node, key: bytes) -> Iterator[Entry]:
+    def _iter_below(self, node: Node, key: bytes, bound: _Order | None) -> Iterator[Entry]:
         first = max(node.position(key), 0)
-        for entry in node.entries[first:]:
-            if node.level == 1:
-                yield entry
-            else:
-                yield from self._iter_below(self._node(entry, node), key)
+        if node.level == 1:
+            yield from node.entries[first:]
+            return
+        for position in range(first, len(node.entries)):
+            child, behind = self._child(node, position, bound)
+            yield from self._iter_below(child, key, behind)
+
+    def _child(self, node: Node, position: int, bound: _Order | None) -> tuple[Node, _Order | None]:
+        """Return the node of an entry, and what must not begin below it but behind it."""
+        entry = node.entries[position]
+        if position + 1 < len(node.orders):
+            bound = node.orders[position + 1]
+        child = self._node(entry, node)
+        if bound is not None and child.orders[-1] >= bound:
+            # What lies behind the bound could not be found here.
+            raise CorruptFrameError("nodes overlap", offset=entry.offset)
+        return child, bound
 
     # --- pages and frames --------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from mlflow_bundle.archive.content import (
     frame_reader,
     iter_content,
     iter_spanning,
+    missing_part,
     open_pieces,
     same_member,
 )
@@ -47,6 +48,7 @@ from mlflow_bundle.archive.header import (
 from mlflow_bundle.archive.index import Group, decode_group
 from mlflow_bundle.archive.limits import DEDUP_WINDOW, DEFAULT_LIMITS, MIB, SYNC_BYTES, Limits
 from mlflow_bundle.archive.member import Member
+from mlflow_bundle.archive.paths import Directories
 from mlflow_bundle.archive.reader import ArchiveReader
 from mlflow_bundle.archive.source import ByteSource
 from mlflow_bundle.archive.writer import ArchiveWriter, FinishedBundleError
@@ -244,7 +246,8 @@ def recover(
         jobs: Worker threads.
 
     Raises:
-        FormatError: The first frame is damaged and ``header`` is None, or there is no group.
+        FormatError: The first frame is damaged or of another bundle and ``header`` is None, or
+            there is no group.
     """
     return _Recovery(stream, out, header, level, jobs).run()
 
@@ -262,6 +265,7 @@ class _Recovery:
         self._result = RecoverResult()
         self._uuid: UUID | None = None
         self._targets = ContentIds(DEDUP_WINDOW)
+        self._directories = Directories()
         self._lost_path = ""
 
     def run(self) -> RecoverResult:
@@ -273,6 +277,7 @@ class _Recovery:
             if not result.problems:
                 result.problems.append(TruncatedError("there is no group", offset=start))
             raise result.problems[0]
+        self._demand_same_bundle(first)
         with ArchiveWriter(
             self._out,
             bundle_uuid=first.preamble.uuid,
@@ -309,9 +314,19 @@ class _Recovery:
             return 0, 0, self._header
         return len(frame), mtime_ns, content if self._header is None else self._header
 
+    def _demand_same_bundle(self, first: Group) -> None:
+        """Refuse a first frame that names another bundle, unless another stands in for it."""
+        try:
+            decode_header_frame(_read_header_frame(self._source), first.preamble.uuid)
+        except FormatError as exc:
+            if self._header is None:
+                raise
+            if not self._result.problems:  # else it was found before
+                self._result.problems.append(exc)
+
     def _iter_groups(self, at: int) -> Iterator[Group]:
         """Yield the groups whose header is good; report what lies between."""
-        before = b""
+        before = (b"", -1)
         while True:
             try:
                 _, page = _read_page(self._source, at, DEFAULT_LIMITS)
@@ -326,10 +341,10 @@ class _Recovery:
                 at = found
                 continue
             self._uuid = group.preamble.uuid
-            if group.keys[0] < before:
+            if group.first_key <= before:
                 self._result.problems.append(CorruptFrameError("group is out of order", offset=at))
             else:
-                before = group.keys[-1]
+                before = (group.keys[-1], group.first_key[1])
                 yield group
             at = group.end
 
@@ -341,7 +356,8 @@ class _Recovery:
             found = window.find(GROUP_TAG)
             while found >= 0:
                 start = at + found - 8
-                if window[max(found - 8, 0) : max(found - 4, 0)] == magic or found < 8:
+                # Nothing before ``at``: the group that was refused there would be found again.
+                if found >= 8 and window[found - 8 : found - 4] == magic:
                     try:
                         preamble, _ = _read_page(self._source, start, DEFAULT_LIMITS)
                         if preamble.tag == GROUP_TAG and self._uuid in (None, preamble.uuid):
@@ -359,11 +375,13 @@ class _Recovery:
         for number in range(len(group.paths)):
             member = group.member(number)
             try:
+                self._directories.demand_file(member.path)
                 content = b"".join(iter_content(group, number, load))
                 if member.link is not None:
                     self._copy_link(writer, member)
                 else:
                     self._keep(writer.add(member.path, content, mtime_ns=member.mtime_ns))
+                self._directories.add(member.path)
             except FormatError as exc:
                 self._report(member.path, exc)
 
@@ -387,8 +405,12 @@ class _Recovery:
                 yield taken, frame_reader(self._source, taken)
 
         try:
+            if first.span is None or first.span.start:
+                raise missing_part(first)
+            self._directories.demand_file(path)
             stream = open_pieces(iter_spanning(iter_parts()))
             self._keep(writer.add_stream(path, stream, first.sizes[0], mtime_ns=first.mtimes[0]))
+            self._directories.add(path)
         except VoidMemberError:
             pass  # absent in the damaged bundle, absent in the new one
         except FormatError as exc:

@@ -77,10 +77,11 @@ class DirectoryFollower:
         self._stated_count = 0
         self._level = 1
 
-    def add_group(self, entry: Entry) -> None:
+    def add_group(self, entry: Entry, last_key: bytes) -> None:
+        """Take a group; ``entry`` is what its parent must say of it."""
         if entry.order <= self._last:
             raise CorruptFrameError("group is out of order", offset=entry.offset)
-        self._last = entry.order
+        self._last = (last_key, entry.part)
         self.members += entry.members
         self.groups += 1
         self._add(0, entry)
@@ -205,7 +206,7 @@ class StreamReader:
         if group.tar_offset != self._tar_length:
             raise CorruptFrameError("group has the wrong tar offset", offset=at)
         self._tar_length += group.tar_length
-        self._directory.add_group(group_entry(group, page))
+        self._directory.add_group(group_entry(group, page), group.keys[-1])
         limits = self._limits
         if limits.members is not None and self.members > limits.members:
             raise LimitError(f"bundle of over {limits.members} members", offset=at)

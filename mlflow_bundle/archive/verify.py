@@ -59,6 +59,7 @@ class Verification:
         self._seek_entries: list[tuple[int, int]] = []
         self._spanning: _Spanning | None = None
         self._last_key = b""
+        self._last_order = (b"", -1)  # of the groups
         self._parent: str | None = None
         self._parent_is_flat = True
 
@@ -124,6 +125,9 @@ class Verification:
             self._report(CorruptFrameError("group is out of sequence", offset=entry.offset))
         if self._tar_length not in (group.tar_offset, -1):
             self._report(CorruptFrameError("group has the wrong tar offset", offset=entry.offset))
+        if group.first_key <= self._last_order:
+            self._report(CorruptFrameError("groups overlap", offset=entry.offset))
+        self._last_order = (group.keys[-1], group.first_key[1])
         self._tar_length = group.tar_offset + group.tar_length
         result.groups += 1
         self._members += group.members

@@ -27,6 +27,7 @@ from typing import BinaryIO, cast
 from uuid import UUID
 
 from mlflow_bundle.archive import tar
+from mlflow_bundle.archive.content import HashedBytes
 from mlflow_bundle.archive.dedup import ContentIds, ContentWindow
 from mlflow_bundle.archive.frames import (
     EOF_FRAME,
@@ -229,11 +230,13 @@ class ArchiveWriter:
             ValueError: ``path`` does not come after the one before: the caller's bug.
             UnsafePathError: ``path`` is not safe.
         """
+        if len(data) >= LARGE_MEMBER_BYTES:
+            return self.add_stream(path, io.BytesIO(data), len(data), mtime_ns=mtime_ns)
+        return self._add_small(path, data, _sha256(data).digest(), mtime_ns)
+
+    def _add_small(self, path: str, data: bytes, digest: bytes, mtime_ns: int | None) -> Member:
         size = len(data)
-        if size >= LARGE_MEMBER_BYTES:
-            return self.add_stream(path, io.BytesIO(data), size, mtime_ns=mtime_ns)
         key = self._checked_key(path)
-        digest = _sha256(data).digest()
         mtime = self._mtime_ns if mtime_ns is None else _clamped(mtime_ns)
         if size >= DEDUP_MIN_BYTES:
             earlier = self._window.find(digest)
@@ -267,7 +270,8 @@ class ArchiveWriter:
 
         Args:
             path: Member path.
-            stream: Read to its end, which must come after ``size`` bytes. Not closed.
+            stream: Read to its end, which must come after ``size`` bytes. Not closed. The digest
+                of :class:`~mlflow_bundle.archive.content.HashedBytes` is taken from it.
             size: Content bytes.
             mtime_ns: Modification time; the writer's when None.
             content_id: Where the content comes from. A second member of the same id and size is
@@ -288,9 +292,10 @@ class ArchiveWriter:
             if earlier is not None:
                 return self.add_link(path, earlier)
         if size < LARGE_MEMBER_BYTES:
+            known = stream.digest if isinstance(stream, HashedBytes) else None
             data = _read_exactly(stream, size, path)
             _expect_end(stream, size, path)
-            member = self.add(path, data, mtime_ns=mtime_ns)
+            member = self._add_small(path, data, known or _sha256(data).digest(), mtime_ns)
         else:
             mtime = self._mtime_ns if mtime_ns is None else _clamped(mtime_ns)
             member = self._add_large(path, key, stream, size, mtime)
