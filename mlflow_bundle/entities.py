@@ -7,14 +7,20 @@ integers. Where a record lies in a bundle is `layout.py`; what its references me
 
 Metric histories are not part of a run's record: they can be larger than memory and travel beside it
 as chunks (:class:`MetricHistory`).
+
+Fields that are ``UNSET`` unless somebody sets them are what only MLflow's database tells and no
+REST API does; a record from REST has none of them (:func:`database_fields`).
 """
 
 from __future__ import annotations
 
+import functools
 import math
+import sys
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 Number: TypeAlias = float | Literal["NaN", "Infinity", "-Infinity"]
 """A float as strict JSON and MLflow's REST API can hold it."""
@@ -47,6 +53,10 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False)
     tags: dict[str, str] = {}
     creation_time: Int64 | None = None
     last_update_time: Int64 | None = None
+    datasets: list[Dataset] | UnsetType = UNSET
+    """Datasets of the experiment that no run names any more."""
+    null_fields: list[str] | UnsetType = UNSET
+    """Texts that are null in MLflow's table though they are empty here: names, ``tags.<key>``."""
 
     @property
     def id(self) -> str:
@@ -67,6 +77,13 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     end_time: Int64 | None = None
     lifecycle_stage: LifecycleStage = "active"
     artifact_uri: str = ""
+    deleted_time: Int64 | UnsetType | None = UNSET
+    source_type: str | UnsetType | None = UNSET
+    source_name: str | UnsetType | None = UNSET
+    source_version: str | UnsetType | None = UNSET
+    entry_point_name: str | UnsetType | None = UNSET
+    null_fields: list[str] | UnsetType = UNSET
+    """Texts that are null in MLflow's table though they are empty here: names, ``tags.<key>``."""
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +95,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     schema: str | None = None
     profile: str | None = None
+    dataset_uuid: str | UnsetType = UNSET
 
 
 class DatasetInput(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,12 +103,14 @@ class DatasetInput(msgspec.Struct, frozen=True, kw_only=True):
 
     dataset: Dataset
     tags: list[KeyValue] = []
+    input_uuid: str | UnsetType = UNSET
 
 
 class ModelInput(msgspec.Struct, frozen=True, kw_only=True):
     """A logged model that a run read."""
 
     model_id: str
+    input_uuid: str | UnsetType = UNSET
 
 
 class ModelOutput(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,6 +118,7 @@ class ModelOutput(msgspec.Struct, frozen=True, kw_only=True):
 
     model_id: str
     step: Int64 = 0
+    input_uuid: str | UnsetType = UNSET
 
 
 class RunInputs(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +153,15 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
         return self.info.run_id
 
 
+class EncodedHistory(msgspec.Struct, frozen=True):
+    """All points of one metric of a run as its document has them."""
+
+    key: str
+    length: int
+    points: bytes
+    """JSON array (`bundles.documents.points_of`)."""
+
+
 class MetricHistory(msgspec.Struct, frozen=True, kw_only=True):
     """Logged points of one metric of one run, in the server's order; a chunk of them when long.
 
@@ -161,6 +191,7 @@ class LoggedModelMetric(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str | None = None
     dataset_name: str | None = None
     dataset_digest: str | None = None
+    dataset_uuid: str | UnsetType | None = UNSET
 
 
 class LoggedModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -178,9 +209,12 @@ class LoggedModel(msgspec.Struct, frozen=True, kw_only=True):
     source_run_id: str | None = None
     status: str = "READY"
     status_message: str = ""
+    lifecycle_stage: LifecycleStage = "active"
     tags: dict[str, str] = {}
     params: dict[str, str] = {}
     metrics: list[LoggedModelMetric] = []
+    null_fields: list[str] | UnsetType = UNSET
+    """Texts that are null in MLflow's table though they are empty here: names, ``tags.<key>``."""
 
     @property
     def id(self) -> str:
@@ -210,6 +244,8 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     """Experiment of ``run_id``, if the run could be read."""
     experiment_name: str | None = None
     run_artifact_uri: str | None = None
+    null_fields: list[str] | UnsetType = UNSET
+    """Texts that are null in MLflow's table though they are empty here: names, ``tags.<key>``."""
 
 
 class RegisteredModel(msgspec.Struct, frozen=True, kw_only=True):
@@ -227,6 +263,10 @@ class RegisteredModel(msgspec.Struct, frozen=True, kw_only=True):
     versions: list[ModelVersion] = []
     left_out: list[int] = []
     """Numbers of versions that exist but are not selected; never written to a bundle."""
+    deleted_versions: list[ModelVersion] | UnsetType = UNSET
+    """What MLflow keeps of versions that were deleted: their numbers are never given again."""
+    null_fields: list[str] | UnsetType = UNSET
+    """Texts that are null in MLflow's table though they are empty here: names, ``tags.<key>``."""
 
     @property
     def id(self) -> str:
@@ -240,17 +280,74 @@ class Prompt(RegisteredModel, frozen=True, kw_only=True):
     kind: ClassVar[str] = "prompt"
 
 
-Entity: TypeAlias = Experiment | Run | LoggedModel | RegisteredModel | Prompt
+class PlainEntity(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of the records that `kinds` describes: entities with one general form of document.
+
+    Subclasses have a ``kind``, give their ``id``, and have an ``experiment_id`` field where their
+    kind lies in experiments. A ``tags`` field, where there is one, is a ``dict[str, str]``.
+    """
+
+    kind: ClassVar[str]
+    uri_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields whose value is a URI that may carry credentials: masked in what is written."""
+
+    json_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields whose value is a JSON text that may hold credentials: masked in what is written."""
+
+    @property
+    def id(self) -> str:
+        """The id at the source; unique within the kind and experiment."""
+        raise NotImplementedError
+
+    @property
+    def parent(self) -> str:
+        """Id of the experiment it lies in; empty for kinds of the whole server."""
+        experiment_id = getattr(self, "experiment_id", "")
+        return str(experiment_id)
+
+    @property
+    def time_ms(self) -> int | None:
+        """When its artifacts were made, in ms since the epoch; None for the bundle's own time."""
+        return None
+
+
+Entity: TypeAlias = Experiment | Run | LoggedModel | RegisteredModel | Prompt | PlainEntity
+
+
+class Association(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of MLflow's table of links from an entity, e.g. from a trace to a run."""
+
+    association_id: str
+    destination_type: str
+    """``run``, ``prompt_version``, ``experiment``…"""
+    destination_id: str
+    """Of a prompt version ``<name>/<number>``."""
+    created_time: Int64 | None = None
+
 
 RECORDS: dict[str, type[Entity]] = {
     record.kind: record for record in (Experiment, Run, LoggedModel, RegisteredModel, Prompt)
 }
-"""Kind to record type."""
+"""Kind to record type of the entities with documents of their own; `kinds` has all."""
 
 VERSION_KIND = {"registered_model": "model_version", "prompt": "prompt_version"}
 """Kind of a registry entry to the kind its versions are counted under."""
 
 PROMPT_TAG = "mlflow.prompt.is_prompt"
+
+DELETED_STAGE = "Deleted_Internal"
+"""Stage of a version that was deleted: MLflow keeps the row, so that no number comes twice
+(mlflow/entities/model_registry/model_version_stages.py)."""
+
+LARGEST_FLOAT = sys.float_info.max
+"""What MLflow keeps for infinity, and its negative for minus infinity."""
+
+
+@functools.cache
+def database_fields(record: type[msgspec.Struct]) -> frozenset[str]:
+    """Return the names of the fields of a record that only MLflow's database tells."""
+    fields = msgspec.structs.fields(record)
+    return frozenset(field.name for field in fields if field.default is UNSET)
 
 
 def encode_number(value: float) -> float | str:

@@ -14,7 +14,17 @@
     models/manifest.json
     prompts/<name>/prompt.json
     prompts/manifest.json
+    workspaces/<workspace>/{experiments/..., models/..., workspace.json}
     manifest.json
+
+Each workspace but ``default`` has the same tree as the top, without a ``manifest.json`` of its own;
+every function here but :func:`place_of` speaks of paths within one such tree.
+
+Every other kind lies as `kinds` says, in its experiment or at the top, in one form::
+
+    <directory of the kind>/<id>/artifacts/...
+    <directory of the kind>/<id>/items/<nnnnnn>.json
+    <directory of the kind>/<id>/<document>
 
 Every name that a server gave is escaped (FORMAT.md, escaping), so that any legal MLflow name fits
 and no name can collide with a fixed one. An entity's members lie in its own directory, its document
@@ -26,7 +36,15 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from mlflow_bundle.archive import escape_component
-from mlflow_bundle.entities import Entity, Experiment, LoggedModel, RegisteredModel, Run
+from mlflow_bundle.entities import (
+    Entity,
+    Experiment,
+    LoggedModel,
+    PlainEntity,
+    Run,
+)
+from mlflow_bundle.kinds import KINDS, Kind, Scope
+from mlflow_bundle.kinds.workspaces import DEFAULT_WORKSPACE, WORKSPACE
 
 MANIFEST = "manifest.json"
 EXPERIMENTS = "experiments"
@@ -36,6 +54,7 @@ LOGGED_MODELS = "logged_models"
 ARTIFACTS = "artifacts"
 METRICS = "metrics"
 VERSIONS = "versions"
+ITEMS = "items"
 
 RUN_DOCUMENT = "run.json"
 LOGGED_MODEL_DOCUMENT = "logged_model.json"
@@ -57,8 +76,10 @@ ROOT_DIRECTORIES = (
     "mcp_servers",
     MODELS,
     PROMPTS,
+    "roles",
+    "users",
     "webhooks",
-    "workspaces",
+    WORKSPACE.directory,
 )
 """Directories at the top of a bundle; some are kept for entity kinds that later writers add."""
 
@@ -98,37 +119,80 @@ def version_artifacts_directory(directory: str, version: int) -> str:
     return f"{directory}/{VERSIONS}/{version}/{ARTIFACTS}"
 
 
+def kind_directory(kind: Kind, experiment_id: str) -> str:
+    """Directory of the entities of a kind; ``experiment_id`` counts where they lie in one."""
+    if kind.scope != "experiment":
+        return kind.directory
+    return f"{experiment_directory(experiment_id)}/{kind.directory}"
+
+
+def plain_directory(kind: Kind, experiment_id: str, id: str) -> str:
+    """Directory of one entity of a kind."""
+    return f"{kind_directory(kind, experiment_id)}/{escape_component(id)}"
+
+
+def item_part(directory: str, number: int) -> str:
+    """Path of part ``number``, from 1, of the items of the entity in ``directory``."""
+    return f"{directory}/{ITEMS}/{number:06d}.json"
+
+
+DOCUMENT = {
+    Experiment.kind: MANIFEST,
+    Run.kind: RUN_DOCUMENT,
+    LoggedModel.kind: LOGGED_MODEL_DOCUMENT,
+    **REGISTRY_DOCUMENT,
+    **{name: kind.document for name, kind in KINDS.items()},
+}
+"""Kind to the file name of an entity's document inside its directory."""
+
+
+def directory_of(kind: str, id: str, experiment_id: str) -> str:
+    """Directory that holds everything of an entity.
+
+    Args:
+        kind: Its kind.
+        id: Its id.
+        experiment_id: The experiment it lies in; of no meaning for kinds that lie in none.
+    """
+    if kind in KINDS:
+        return plain_directory(KINDS[kind], experiment_id, id)
+    if kind == Experiment.kind:
+        return experiment_directory(id)
+    if kind == Run.kind:
+        return run_directory(experiment_id, id)
+    if kind == LoggedModel.kind:
+        return logged_model_directory(experiment_id, id)
+    return registry_directory(kind, id)
+
+
 def entity_directory(entity: Entity) -> str:
     """Directory that holds everything of ``entity``."""
-    if isinstance(entity, Experiment):
-        return experiment_directory(entity.experiment_id)
+    return directory_of(entity.kind, entity.id, parent_of(entity))
+
+
+def parent_of(entity: Entity) -> str:
+    """Id of the experiment that an entity lies in; empty for kinds that lie in none."""
+    if isinstance(entity, PlainEntity):
+        return entity.parent
     if isinstance(entity, Run):
-        return run_directory(entity.info.experiment_id, entity.info.run_id)
-    if isinstance(entity, LoggedModel):
-        return logged_model_directory(entity.experiment_id, entity.model_id)
-    return registry_directory(entity.kind, entity.name)
-
-
-def document_name(entity: Entity) -> str:
-    """File name of the entity's document inside its directory."""
-    if isinstance(entity, RegisteredModel):
-        return REGISTRY_DOCUMENT[entity.kind]
-    return {
-        Experiment.kind: MANIFEST,
-        Run.kind: RUN_DOCUMENT,
-        LoggedModel.kind: LOGGED_MODEL_DOCUMENT,
-    }[entity.kind]
+        return entity.info.experiment_id
+    return entity.experiment_id if isinstance(entity, LoggedModel) else ""
 
 
 def document_path(entity: Entity) -> str:
     """Member path of the entity's document."""
-    return f"{entity_directory(entity)}/{document_name(entity)}"
+    return f"{entity_directory(entity)}/{DOCUMENT[entity.kind]}"
+
+
+def document_path_of(kind: str, id: str, experiment_id: str) -> str:
+    """Member path of the document of an entity; arguments as of :func:`directory_of`."""
+    return f"{directory_of(kind, id, experiment_id)}/{DOCUMENT[kind]}"
 
 
 class Place(NamedTuple):
     """What a member is, told by its path alone."""
 
-    role: Literal["document", "artifact", "metrics", "manifest"]
+    role: Literal["document", "artifact", "metrics", "items", "manifest"]
     kind: str
     """Kind of the entity it belongs to; empty for the manifests of more than one entity."""
     document: str
@@ -137,22 +201,65 @@ class Place(NamedTuple):
     """Number of the model version whose artifact it is."""
 
 
-MANIFESTS = {
+WORKSPACE_MANIFESTS = (
     f"{EXPERIMENTS}/{MANIFEST}",
     f"{MODELS}/{MANIFEST}",
     f"{PROMPTS}/{MANIFEST}",
-    MANIFEST,
-}
-"""Documents that only count what others hold."""
+)
+"""Documents that only count what others hold, in the tree of each workspace."""
+
+MANIFESTS = {*WORKSPACE_MANIFESTS, MANIFEST}
+"""Those at the top of a bundle."""
 
 _REGISTRY_KIND = {directory: kind for kind, directory in REGISTRY_DIRECTORY.items()}
+_PLAIN = {
+    scope: {
+        tuple(kind.directory.split("/")): kind for kind in KINDS.values() if kind.scope == scope
+    }
+    for scope in ("experiment", "server")
+}
+
+
+def workspace_prefix(name: str) -> str:
+    """What stands before the paths of a workspace's tree: nothing for ``default``."""
+    if name == DEFAULT_WORKSPACE:
+        return ""
+    return f"{plain_directory(WORKSPACE, '', name)}/"
+
+
+def split_workspace(path: str) -> tuple[str, str]:
+    """Return the prefix of the workspace that a member lies in, and its path behind that.
+
+    The prefix is empty at the top. The document of a workspace lies in no workspace.
+    """
+    top, _, rest = path.partition("/")
+    component, _, below = rest.partition("/")
+    if top != WORKSPACE.directory or not below or below == WORKSPACE.document:
+        return "", path
+    return f"{top}/{component}/", below
 
 
 def place_of(path: str) -> Place | None:
     """Return what the member at ``path`` is; None for what this version does not know."""
+    prefix, below = split_workspace(path)
+    if not prefix:
+        return _place_in_workspace(path)
+    if below == MANIFEST or prefix == f"{WORKSPACE.directory}/{DEFAULT_WORKSPACE}/":
+        return None
+    place = _place_in_workspace(below)
+    if place is None or place.kind == WORKSPACE.name:
+        return None
+    return place._replace(document=f"{prefix}{place.document}")
+
+
+def _place_in_workspace(path: str) -> Place | None:
     if path in MANIFESTS:
         return Place("manifest", "", path)
     top, *rest = path.split("/")
+    if (plain := _plain_place("server", "", path.split("/"))) is not None:
+        return plain
+    if top == WORKSPACE.directory and rest[1:] == [WORKSPACE.document]:
+        return Place("document", WORKSPACE.name, path)
     if top == EXPERIMENTS and len(rest) >= 2:
         return _place_in_experiment(f"{top}/{rest[0]}", rest[1:])
     kind = _REGISTRY_KIND.get(top)
@@ -169,6 +276,8 @@ def place_of(path: str) -> Place | None:
 def _place_in_experiment(directory: str, rest: list[str]) -> Place | None:
     if rest == [MANIFEST]:
         return Place("document", Experiment.kind, f"{directory}/{MANIFEST}")
+    if (plain := _plain_place("experiment", f"{directory}/", rest)) is not None:
+        return plain
     kind, name = Run.kind, RUN_DOCUMENT
     if rest[0] == LOGGED_MODELS:
         kind, name = LoggedModel.kind, LOGGED_MODEL_DOCUMENT
@@ -184,4 +293,21 @@ def _place_in_experiment(directory: str, rest: list[str]) -> Place | None:
         return Place("artifact", kind, document)
     if rest[1] == METRICS and len(rest) == 4 and kind == Run.kind:
         return Place("metrics", kind, document)
+    return None
+
+
+def _plain_place(scope: Scope, above: str, parts: list[str]) -> Place | None:
+    """What the member ``parts`` below ``above`` is, if it belongs to a plain entity."""
+    for directory, kind in _PLAIN[scope].items():
+        depth = len(directory)
+        rest = parts[depth + 1 :]
+        if tuple(parts[:depth]) != directory or not rest:
+            continue
+        document = f"{above}{'/'.join(parts[: depth + 1])}/{kind.document}"
+        if rest == [kind.document]:
+            return Place("document", kind.name, document)
+        if rest[0] == ARTIFACTS and len(rest) > 1 and kind.has_artifacts:
+            return Place("artifact", kind.name, document)
+        if rest[0] == ITEMS and len(rest) == 2:
+            return Place("items", kind.name, document)
     return None
