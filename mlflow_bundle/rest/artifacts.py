@@ -9,9 +9,7 @@ only through the server, wherever it runs, so that a missing directory here is n
 
 from __future__ import annotations
 
-import contextlib
 import io
-import os
 import posixpath
 import shutil
 import tempfile
@@ -19,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
 from urllib.parse import quote, urlsplit
 
@@ -28,9 +25,16 @@ import requests
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mime_type_utils import _guess_mime_type
-from mlflow.utils.uri import is_local_uri
+from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri, is_local_uri
 
-from mlflow_bundle.archive import escape_path, order_key
+from mlflow_bundle.artifacts import (
+    SMALL_BYTES,
+    Entry,
+    ListedOnce,
+    RepositoryTree,
+    put_in_repository,
+    walk,
+)
 from mlflow_bundle.contracts import ArtifactFile, ArtifactTree, OpenedArtifact
 from mlflow_bundle.errors import ServerError
 from mlflow_bundle.rest.session import AJAX, API, Session
@@ -38,12 +42,9 @@ from mlflow_bundle.rest.session import AJAX, API, Session
 PROXY = "/api/2.0/mlflow-artifacts/artifacts"
 PROXY_SCHEME = "mlflow-artifacts"
 
-SMALL_BYTES = 4 * 1024 * 1024
-"""Files up to this size are held in memory while they travel."""
-
 _PAUSES_S = (1.0, 3.0, 10.0)
 
-OwnerKind = Literal["run", "logged_model", "model_version"]
+OwnerKind = Literal["run", "logged_model", "model_version", "trace"]
 
 
 class ArtifactOwner(NamedTuple):
@@ -51,6 +52,8 @@ class ArtifactOwner(NamedTuple):
 
     kind: OwnerKind
     id: str
+    files: tuple[str, ...] = ()
+    """Of a trace: paths that it may have, which the server relays but cannot list."""
 
 
 class _Entry(msgspec.Struct, frozen=True):
@@ -58,44 +61,17 @@ class _Entry(msgspec.Struct, frozen=True):
     is_dir: bool = False
     file_size: int | str | None = None
 
+    def entry(self) -> Entry:
+        size = None if self.file_size is None else int(self.file_size)
+        return Entry(self.path, self.is_dir, size)
+
 
 class _Listing(msgspec.Struct, frozen=True):
     files: list[_Entry] = []
     next_page_token: str | None = None
 
 
-def _size(entry: _Entry) -> int | None:
-    return None if entry.file_size is None else int(entry.file_size)
-
-
-def _walk(list_directory: Callable[[str], Iterator[_Entry]]) -> list[ArtifactFile]:
-    """List a tree one directory at a time; ``path`` of an entry is relative to the root."""
-    files: list[ArtifactFile] = []
-    pending = [""]
-    while pending:
-        directory = pending.pop()
-        for entry in list_directory(directory):
-            if entry.is_dir:
-                pending.append(entry.path)
-            elif entry.path != directory:
-                files.append(ArtifactFile(entry.path, _size(entry)))
-    return sorted(files, key=lambda file: order_key(escape_path(file.path)))
-
-
-class _ListedOnce(ArtifactTree):
-    def __init__(self) -> None:
-        self._files: list[ArtifactFile] | None = None
-
-    def files(self) -> list[ArtifactFile]:
-        if self._files is None:
-            self._files = self._list()
-        return self._files
-
-    def _list(self) -> list[ArtifactFile]:
-        raise NotImplementedError
-
-
-class HttpArtifacts(_ListedOnce):
+class HttpArtifacts(ListedOnce):
     """A tree whose files are read with one GET each."""
 
     def __init__(self, session: Session) -> None:
@@ -107,23 +83,10 @@ class HttpArtifacts(_ListedOnce):
         raise NotImplementedError
 
     def open(self, file: ArtifactFile) -> OpenedArtifact:
-        endpoint, params = self._file_request(file.path)
-        response = self._session.request(
-            "GET",
-            endpoint,
-            params=params,
-            stream=True,
-            # The announced length must be that of the bytes that come.
-            headers={"Accept-Encoding": "identity"},
-        )
-        if not response.ok:
-            self._session.refuse(response, file.path)
-        length = response.headers.get("Content-Length")
-        size = int(length) if length is not None and length.isdigit() else None
-        stream = _ResponseStream(response, self._session)
-        if size is None or (size <= SMALL_BYTES):
-            return _buffered(stream, size)
-        return OpenedArtifact(cast(BinaryIO, io.BufferedReader(stream, 1024 * 1024)), size)
+        stream = _ResponseStream(self._session, file.path, *self._file_request(file.path))
+        if stream.size is None or (stream.size <= SMALL_BYTES):
+            return _buffered(stream, stream.size)
+        return OpenedArtifact(cast(BinaryIO, io.BufferedReader(stream, 1024 * 1024)), stream.size)
 
 
 def _buffered(stream: io.RawIOBase, size: int | None) -> OpenedArtifact:
@@ -140,28 +103,82 @@ def _buffered(stream: io.RawIOBase, size: int | None) -> OpenedArtifact:
 
 
 class _ResponseStream(io.RawIOBase):
-    """The content of an HTTP answer; a connection that breaks is a ServerError."""
+    """The content of a file; where the connection breaks, it is asked for again and goes on.
 
-    def __init__(self, response: requests.Response, session: Session) -> None:
-        self._response = response
+    Args:
+        session: The server.
+        path: Of the file, for messages.
+        endpoint: Gives the file.
+        params: Query parameters.
+
+    Raises:
+        ServerError: The server refused, or the connection broke again and again.
+    """
+
+    def __init__(
+        self, session: Session, path: str, endpoint: str, params: dict[str, str] | None
+    ) -> None:
         self._session = session
+        self._path = path
+        self._endpoint = endpoint
+        self._params = params
+        self._position = 0
+        self._pauses_s = list(_PAUSES_S)
+        self._response = self._request()
+        self.size = _length_of(self._response)
+        """Bytes; None when the server does not say."""
+
+    def _request(self) -> requests.Response:
+        response = self._session.request(
+            "GET",
+            self._endpoint,
+            params=self._params,
+            stream=True,
+            # The announced length must be that of the bytes that come.
+            headers={"Accept-Encoding": "identity"},
+        )
+        if not response.ok:
+            self._session.refuse(response, self._path)
+        return response
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        try:
-            data = self._response.raw.read(len(buffer), decode_content=True)
-        except Exception as exc:
-            # urllib3's exceptions have no common base that requests would export.
-            raise self._session.broken(exc) from exc
+        skip = 0
+        while True:
+            try:
+                while skip > 0:
+                    # One that has become shorter ends; whoever knows its size will see it.
+                    skip -= len(self._received(min(skip, 1024 * 1024))) or skip
+                data = self._received(len(buffer))
+                break
+            except Exception as exc:
+                # urllib3's exceptions have no common base that requests would export.
+                if not self._pauses_s:
+                    raise self._session.broken(exc) from exc
+            self._response.close()
+            time.sleep(self._pauses_s.pop(0))
+            self._response = self._request()
+            # MLflow's servers give no part of a file: what came already comes again.
+            skip = self._position
+        self._position += len(data)
         buffer[: len(data)] = data
         return len(data)
+
+    def _received(self, size: int) -> bytes:
+        data: bytes = self._response.raw.read(size, decode_content=True)
+        return data
 
     def close(self) -> None:
         if not self.closed:
             self._response.close()
         super().close()
+
+
+def _length_of(response: requests.Response) -> int | None:
+    length = response.headers.get("Content-Length")
+    return int(length) if length is not None and length.isdigit() else None
 
 
 class ProxyRoots:
@@ -223,16 +240,16 @@ class ProxiedArtifacts(HttpArtifacts):
     def _list(self) -> list[ArtifactFile]:
         if self._roots is not None and not self._roots.may_hold(self._root):
             return []
-        return _walk(self._list_directory)
+        return walk(self._list_directory)
 
-    def _list_directory(self, directory: str) -> Iterator[_Entry]:
+    def _list_directory(self, directory: str) -> Iterator[Entry]:
         path = posixpath.join(self._root, directory) if directory else self._root
         listing: _Listing = self._session.get(
             PROXY, params={"path": path}, type=_Listing, what=f"artifacts in {path}"
         )
         for entry in listing.files:
             below = posixpath.join(directory, entry.path) if directory else entry.path
-            yield msgspec.structs.replace(entry, path=below)
+            yield entry.entry()._replace(path=below)
 
     def _file_request(self, path: str) -> tuple[str, None]:
         return f"{PROXY}/{quote(posixpath.join(self._root, path))}", None
@@ -243,7 +260,7 @@ class RelayedArtifacts(HttpArtifacts):
 
     Args:
         session: The server.
-        owner: A run or logged model.
+        owner: A run, logged model or trace.
     """
 
     def __init__(self, session: Session, owner: ArtifactOwner) -> None:
@@ -251,9 +268,25 @@ class RelayedArtifacts(HttpArtifacts):
         self._owner = owner
 
     def _list(self) -> list[ArtifactFile]:
-        return _walk(self._list_directory)
+        if self._owner.kind == "trace":
+            return [file for path in sorted(self._owner.files) for file in self._found(path)]
+        return walk(self._list_directory)
 
-    def _list_directory(self, directory: str) -> Iterator[_Entry]:
+    def _found(self, path: str) -> Iterator[ArtifactFile]:
+        """Yield one file of a trace, if it is there."""
+        endpoint, params = self._file_request(path)
+        response = self._session.request("GET", endpoint, params=params, stream=True)
+        with response:
+            if response.ok:
+                yield ArtifactFile(path, None)
+                return
+            try:
+                self._session.refuse(response, path)
+            except ServerError as exc:
+                if not self._session.is_missing(exc):
+                    raise
+
+    def _list_directory(self, directory: str) -> Iterator[Entry]:
         if self._owner.kind == "run":
             endpoint, parameter = f"{API}artifacts/list", "path"
             query = {"run_id": self._owner.id}
@@ -264,69 +297,36 @@ class RelayedArtifacts(HttpArtifacts):
             query[parameter] = directory
         what = f"artifacts of {self._owner.kind} {self._owner.id}"
         for page in self._session.iter_pages("GET", endpoint, query, type=_Listing, what=what):
-            yield from page.files
+            yield from (entry.entry() for entry in page.files)
 
     def _file_request(self, path: str) -> tuple[str, dict[str, str]]:
         if self._owner.kind == "run":
             return "/get-artifact", {"path": path, "run_uuid": self._owner.id}
+        if self._owner.kind == "trace":
+            query = {"request_id": self._owner.id}
+            if path.startswith("attachments/"):
+                query["path"] = path.removeprefix("attachments/")
+            return f"{AJAX}get-trace-artifact", query
         endpoint = f"{AJAX}logged-models/{quote(self._owner.id)}/artifacts/files"
         return endpoint, {"artifact_file_path": path}
 
 
-class RepositoryArtifacts(_ListedOnce):
-    """Files in any store that MLflow has an artifact repository for.
-
-    Args:
-        uri: Root of the tree.
-        session: The server, for the URI's own resolution and the error class.
-    """
-
-    def __init__(self, uri: str, session: Session) -> None:
-        super().__init__()
-        self._uri = uri
-        self._session = session
-
-    def _repository(self) -> Any:
-        return get_artifact_repository(self._uri, tracking_uri=self._session.uri)
-
-    def _list(self) -> list[ArtifactFile]:
-        try:
-            repository = self._repository()
-            return _walk(
-                lambda directory: (
-                    _Entry(path=info.path, is_dir=info.is_dir, file_size=info.file_size)
-                    for info in repository.list_artifacts(directory or None)
-                )
-            )
-        except Exception as exc:
-            # Each store's client has exceptions of its own.
-            raise self._session.store_failed(self._uri, exc) from exc
-
-    def open(self, file: ArtifactFile) -> OpenedArtifact:
-        directory = tempfile.mkdtemp(prefix="mlflow-bundle-")
-        local = Path(directory) / "artifact"
-        try:
-            self._repository()._download_file(file.path, str(local))
-            stream = _TemporaryFile(local)
-        except Exception as exc:
-            shutil.rmtree(directory, ignore_errors=True)
-            raise self._session.store_failed(f"{self._uri}/{file.path}", exc) from exc
-        return OpenedArtifact(cast(BinaryIO, stream), local.stat().st_size)
+def _repository(uri: str, session: Session) -> Any:
+    """MLflow's repository for a URI, in the workspace of the session if that is Databricks."""
+    uri = add_databricks_profile_info_to_artifact_uri(uri, session.uri)
+    return get_artifact_repository(uri, tracking_uri=session.uri)
 
 
-class _TemporaryFile(io.FileIO):
-    """A downloaded file that goes away, with its directory, when it is closed."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path, "rb")
-        self._directory = path.parent
-
-    def close(self) -> None:
-        super().close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+def _repository_tree(uri: str, session: Session) -> RepositoryTree:
+    return RepositoryTree(
+        uri,
+        lambda: _repository(uri, session),
+        failed=session.store_failed,
+        inside=session.in_workspace,
+    )
 
 
-class FallbackArtifacts(_ListedOnce):
+class FallbackArtifacts(ListedOnce):
     """The first of two ways that can list: the store itself, else the server's relay."""
 
     def __init__(self, first: ArtifactTree, second: ArtifactTree) -> None:
@@ -368,7 +368,7 @@ def open_tree(
     relayable = owner.kind != "model_version"
     if is_local_uri(uri) and relayable:
         return RelayedArtifacts(session, owner)
-    repository = RepositoryArtifacts(uri, session)
+    repository = _repository_tree(uri, session)
     return (
         FallbackArtifacts(repository, RelayedArtifacts(session, owner)) if relayable else repository
     )
@@ -417,11 +417,9 @@ class Uploader:
                 # A stream cannot be sent again from the middle: it is opened anew.
                 sized: Any = _Sized(stream, content.size)
                 try:
-                    response = self._session.request(
-                        "PUT", endpoint, data=sized, headers=headers, max_retries=0
-                    )
-                except ServerError:
-                    if not pauses_s:
+                    response = self._session.request("PUT", endpoint, data=sized, headers=headers)
+                except ServerError as exc:
+                    if exc.status is None or not pauses_s:
                         raise
                 else:
                     if response.ok or response.status_code < 500 or not pauses_s:
@@ -433,17 +431,12 @@ class Uploader:
         return content.size
 
     def _log_artifact(self, path: str, open_content: Callable[[], OpenedArtifact]) -> int:
-        directory, _, name = path.rpartition("/")
-        with contextlib.ExitStack() as stack:
-            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="mlflow-bundle-"))
-            content = open_content()
-            stream = stack.enter_context(content.stream)
-            local = os.path.join(temporary, name)
-            with open(local, "wb") as file:
-                shutil.copyfileobj(stream, file, 1024 * 1024)
+        with (content := open_content()).stream:
             try:
-                repository = get_artifact_repository(self._uri, tracking_uri=self._session.uri)
-                repository.log_artifact(local, directory or None)
+                with self._session.in_workspace():
+                    put_in_repository(_repository(self._uri, self._session), path, content)
+            except ServerError:  # of whoever is read from
+                raise
             except Exception as exc:
                 # Each store's client has exceptions of its own.
                 raise self._session.store_failed(f"{self._uri}/{path}", exc) from exc
@@ -460,7 +453,7 @@ class Uploader:
         Raises:
             ServerError: The server does not show it.
         """
-        tree = RelayedArtifacts(self._session, self._owner)
+        tree = RelayedArtifacts(self._session, self._owner._replace(files=(path,)))
         if all(file.path != path for file in tree.files()):
             raise self._session.store_failed(
                 self._uri,
@@ -471,14 +464,22 @@ class Uploader:
 
 
 class _Sized(io.RawIOBase):
-    """A stream that tells its length, so that it is not sent in chunks of unknown number."""
+    """A stream that tells its length, so that it is not sent in chunks of unknown number.
+
+    MLflow 3.10 stores a body sent in chunks as an empty file, and says that all is well.
+    """
 
     def __init__(self, stream: BinaryIO, size: int) -> None:
         self._stream = stream
         self._size = size
+        self._position = 0
 
     def __len__(self) -> int:
         return self._size
+
+    def tell(self) -> int:
+        # requests sends in chunks what cannot tell where it stands.
+        return self._position
 
     def readable(self) -> bool:
         return True
@@ -486,4 +487,5 @@ class _Sized(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         data = self._stream.read(len(buffer))
         buffer[: len(data)] = data
+        self._position += len(data)
         return len(data)

@@ -8,27 +8,22 @@ are kept packed and go to disk past some size, so a batch of runs never needs mo
 
 from __future__ import annotations
 
-import tempfile
-import threading
-from array import array
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from mlflow_bundle.bundles.documents import history_order
 from mlflow_bundle.entities import MetricHistory, Number, decode_number
 from mlflow_bundle.errors import ServerError
 from mlflow_bundle.rest.session import AJAX, API, Session
+from mlflow_bundle.spooled_points import SpooledPoints
 
 BULK_ROWS = 25_000
 """Where get-history-bulk cuts, over all runs of a request (mlflow/server/handlers.py)."""
 
 PAGE_ROWS = 25_000
 """Rows asked for per page of get-history; always given, since servers 3.1-3.13 loop without it."""
-
-_SPILL_BYTES = 64 * 1024 * 1024
 
 
 class _Row(msgspec.Struct, frozen=True):
@@ -62,14 +57,6 @@ class HistoryRequest(NamedTuple):
     """Points expected; only a hint for the first grouping."""
 
 
-class _Chunk(NamedTuple):
-    """Points of one run and key: in memory, or ``length`` of them at ``offset`` of the file."""
-
-    length: int
-    columns: tuple[array[float], array[int], array[int]] | None
-    offset: int
-
-
 class HistoryBatch:
     """Histories of a batch of runs, being fetched by a pool.
 
@@ -90,11 +77,8 @@ class HistoryBatch:
     ) -> None:
         self._session = session
         self._bulk_runs = bulk_runs
-        self._lock = threading.Lock()
-        self._chunks: dict[tuple[str, str], list[_Chunk]] = {}
+        self._points = SpooledPoints()
         self._failed: dict[tuple[str, str], ServerError] = {}
-        self._bytes = 0
-        self._file: IO[bytes] | None = None
         self._keys: dict[str, list[str]] = {}
         by_key: dict[str, list[HistoryRequest]] = {}
         for request in requests:
@@ -131,31 +115,22 @@ class HistoryBatch:
 
     def histories(self, run_id: str) -> Iterator[MetricHistory]:
         """Yield the histories of one run, keys in the order of their escaped form."""
-        for key in sorted(self._keys.get(run_id, ()), key=history_order):
-            for chunk in self._chunks.get((run_id, key), ()):
-                values, timestamps, steps = self._columns(chunk)
-                yield MetricHistory(
-                    key=key,
-                    values=values.tolist(),
-                    timestamps=timestamps.tolist(),
-                    steps=steps.tolist(),
-                )
+        return self._points.histories(run_id)
 
     def failures(self, run_id: str) -> list[tuple[str, str]]:
         """Return the keys of one run that the server did not give, with the reason."""
         failed = []
+        given = set(self._points.keys(run_id))
         for key in self._keys.get(run_id, ()):
             if (run_id, key) in self._failed:
                 failed.append((key, self._failed[run_id, key].message))
-            elif (run_id, key) not in self._chunks:
+            elif key not in given:
                 failed.append((key, "the server gives no points of it"))
         return failed
 
     def close(self) -> None:
         """Free the points."""
-        self._chunks.clear()
-        if self._file is not None:
-            self._file.close()
+        self._points.close()
 
     def _fetch(self, key: str, run_ids: list[str]) -> None:
         if self._bulk_runs and len(run_ids) > 1:
@@ -205,34 +180,10 @@ class HistoryBatch:
                 self._keep(run_id, key, page.metrics)
 
     def _keep(self, run_id: str, key: str, points: list[_Row] | list[_Point]) -> None:
-        columns = (
-            array("d", [decode_number(point.value) for point in points]),
-            array("q", [point.timestamp for point in points]),
-            array("q", [point.step for point in points]),
+        self._points.add(
+            run_id,
+            key,
+            (decode_number(point.value) for point in points),
+            (point.timestamp for point in points),
+            (point.step for point in points),
         )
-        with self._lock:
-            self._bytes += 24 * len(points)
-            chunk = _Chunk(len(points), columns, 0)
-            if self._bytes > _SPILL_BYTES:
-                chunk = self._spill(chunk)
-            self._chunks.setdefault((run_id, key), []).append(chunk)
-
-    def _spill(self, chunk: _Chunk) -> _Chunk:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
-        assert chunk.columns is not None
-        offset = self._file.seek(0, 2)
-        for column in chunk.columns:
-            self._file.write(column.tobytes())
-        return _Chunk(chunk.length, None, offset)
-
-    def _columns(self, chunk: _Chunk) -> tuple[array[float], array[int], array[int]]:
-        if chunk.columns is not None:
-            return chunk.columns
-        assert self._file is not None
-        columns: tuple[array[float], array[int], array[int]] = (array("d"), array("q"), array("q"))
-        with self._lock:
-            self._file.seek(chunk.offset)
-            for column in columns:
-                column.frombytes(self._file.read(8 * chunk.length))
-        return columns

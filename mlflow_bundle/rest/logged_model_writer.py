@@ -9,7 +9,6 @@ from mlflow_bundle import provenance
 from mlflow_bundle.contracts import Content
 from mlflow_bundle.entities import LoggedModel, LoggedModelMetric, decode_number
 from mlflow_bundle.errors import UnsupportedEntityError
-from mlflow_bundle.references import rewrite_tags
 from mlflow_bundle.remap import Placed
 from mlflow_bundle.rest import records
 from mlflow_bundle.rest.artifacts import ArtifactOwner
@@ -84,9 +83,16 @@ class LoggedModelWriter:
         model = content.entity
         assert isinstance(model, LoggedModel)
         report = self._to.report
+        if here is not None and here.lifecycle_stage == "deleted":
+            if model.lifecycle_stage != "deleted":
+                report.conflict(
+                    LoggedModel.kind, model.id, "lifecycle_stage", "deleted at the destination"
+                )
+            if not dry:
+                report.found(LoggedModel.kind)
+            return
         filling = here is None or here.tags.get(provenance.STATE) == provenance.IMPORTING
-        tags = provenance.carried_tags(model.tags)
-        tags = rewrite_tags(LoggedModel.kind, tags, self._to.remap, report)
+        tags = self._to.tags_of(LoggedModel.kind, model.tags)
         tags.pop(provenance.ORIGIN, None)
         tags |= artifact_tags(content.artifacts, model.artifact_location)
         new_tags = self._to.changed(
@@ -129,7 +135,8 @@ class LoggedModelWriter:
             )
         if filling:
             self._to.session.call("DELETE", f"{url}/tags/{provenance.STATE}", what=what)
-        if filling or new_params or new_tags or metrics or status or written:
+        changed = new_params or new_tags or metrics or status or written
+        if filling or changed or is_deleted_by(model, here):
             report.did(LoggedModel.kind)
         else:
             report.found(LoggedModel.kind)
@@ -197,6 +204,12 @@ class LoggedModelWriter:
                     if point.get("value") == "NaN":
                         found.add((key, int(point["timestamp"]), int(point.get("step", 0))))
         return found
+
+
+def is_deleted_by(model: LoggedModel, here: LoggedModel | None) -> bool:
+    """Whether the import of ``model`` deletes it, ``here`` being what was there before."""
+    was_deleted = here is not None and here.lifecycle_stage == "deleted"
+    return model.lifecycle_stage == "deleted" and not was_deleted
 
 
 def _identity(metric: LoggedModelMetric, run_id: str) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from mlflow_bundle import provenance
 from mlflow_bundle.errors import ConflictError, ServerError
 from mlflow_bundle.rest.experiments import get_experiment
+from mlflow_bundle.rest.refusals import is_forbidden
 from mlflow_bundle.rest.session import API, Session, since
 
 FRESH_MS = 300_000
@@ -133,19 +134,26 @@ class Marks:
             del self._marked[experiment_id]
         if not self._is_ours(experiment_id):
             return
-        if since(self._version, 3, 2):
-            try:
-                self._session.post(
-                    f"{API}experiments/delete-experiment-tag",
-                    {"experiment_id": experiment_id, "key": provenance.IMPORTER},
-                    what=f"experiment {experiment_id}",
-                )
-            except ServerError as exc:
-                # An import that stole the mark has taken it away already.
-                if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-        else:
+        if not self._delete(experiment_id):
             self._set(experiment_id, "done")
+
+    def _delete(self, experiment_id: str) -> bool:
+        """Delete the tag; return whether this could be done (from MLflow 3.2 on)."""
+        if not since(self._version, 3, 2):
+            return False
+        try:
+            self._session.post(
+                f"{API}experiments/delete-experiment-tag",
+                {"experiment_id": experiment_id, "key": provenance.IMPORTER},
+                what=f"experiment {experiment_id}",
+            )
+        except ServerError as exc:
+            if is_forbidden(exc) or self._session.is_absent(exc):
+                return False
+            # An import that stole the mark has taken it away already.
+            if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        return True
 
     def _is_ours(self, experiment_id: str) -> bool:
         """Whether the mark is still this import's: another one may have taken its place."""

@@ -11,6 +11,7 @@ from typing import TypeVar
 import msgspec
 
 from mlflow_bundle import provenance
+from mlflow_bundle.decoding import prepared
 from mlflow_bundle.entities import LoggedModel, Run
 from mlflow_bundle.errors import ServerError
 from mlflow_bundle.rest import records
@@ -65,7 +66,10 @@ class Present:
             yield from self._session.iter_pages(
                 "POST",
                 f"{API}logged-models/search",
-                {"experiment_ids": [experiment_id], "max_results": _PAGE},
+                {
+                    "experiment_ids": [experiment_id],
+                    "max_results": self._session.logged_models_per_page,
+                },
                 type=records.RestLoggedModels,
                 what="logged models",
             )
@@ -87,7 +91,7 @@ class Present:
         for origin in dict.fromkeys(origins):
             row = self._spool.find(type.kind, f"{experiment_id}/{origin}")
             if row is not None:
-                return msgspec.msgpack.decode(row.body, type=type)
+                return msgspec.msgpack.decode(row.body, type=prepared(type))
         return None
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from mlflow_bundle.entities import (
     DatasetInput,
     Experiment,
     KeyValue,
+    LifecycleStage,
     LoggedModel,
     LoggedModelMetric,
     ModelInput,
@@ -256,8 +257,8 @@ class RestLoggedModel(msgspec.Struct, frozen=True):
     info: RestModelInfo
     data: RestModelData = RestModelData()
 
-    def record(self) -> LoggedModel:
-        """The record."""
+    def record(self, lifecycle_stage: LifecycleStage = "active") -> LoggedModel:
+        """The record; whether it is deleted is told by how the server was asked."""
         info = self.info
         return LoggedModel(
             model_id=info.model_id,
@@ -270,6 +271,7 @@ class RestLoggedModel(msgspec.Struct, frozen=True):
             source_run_id=info.source_run_id or None,
             status=_MODEL_STATUS_NAME.get(info.status, "UNSPECIFIED"),
             status_message=info.status_message,
+            lifecycle_stage=lifecycle_stage,
             tags=dict(sorted(_dict(info.tags).items())),
             params=dict(sorted(_dict(self.data.params).items())),
             metrics=[

@@ -8,6 +8,7 @@ deleting it at once; a number that is taken already can never be had again.
 from __future__ import annotations
 
 import time
+from http import HTTPStatus
 from typing import Any
 
 from mlflow_bundle import provenance
@@ -18,10 +19,10 @@ from mlflow_bundle.references import (
     PROMPT_EXPERIMENTS_TAG,
     join_experiments,
     logged_model_id_of,
-    rewrite_tags,
     rewrite_version_source,
     run_id_of,
 )
+from mlflow_bundle.report import Report
 from mlflow_bundle.rest import records
 from mlflow_bundle.rest.artifacts import ArtifactOwner
 from mlflow_bundle.rest.destination import Destination
@@ -38,6 +39,7 @@ _FILLER_SOURCE = "s3://mlflow-bundle/filler"
 _PROMPT_SOURCE = "dummy-source"
 _UNSETTABLE = ("creation_timestamp", "last_updated_timestamp")
 _DEFAULT_EXPERIMENT = "0"
+_NO_LOGGED_MODELS = "its logged model cannot be held by the server (they came with MLflow 3.0)"
 
 
 class RegistryWriter:
@@ -53,6 +55,8 @@ class RegistryWriter:
         self._registry = registry
         self._given_out: dict[str, int] = {}
         """Highest number that the server gave, by name: deleted versions are invisible."""
+        self._numbered: dict[str, bool] = {}
+        """Prompts that :meth:`number` was called for, by name here: whether it made them."""
 
     def name_here(self, model: RegisteredModel) -> str:
         """Name of the model at the server."""
@@ -105,8 +109,10 @@ class RegistryWriter:
                     numbers[version.version] = twin.version
                     self._to.report.found(VERSION_KIND[model.kind])
                     self._compare_version(model, version, twin)
-                elif not self._to.options.renumber:
-                    self._number_is_free(model, version, here)
+                elif not self._to.options.renumber and not self._number_is_free(
+                    model, version, here
+                ):
+                    self._lose_number(model, version)
             self._new_aliases(model, here.aliases, numbers)
 
     def _note_deletion(self, model: RegisteredModel, what: str) -> None:
@@ -115,25 +121,60 @@ class RegistryWriter:
             numbers = ", ".join(str(v.version) for v in here.versions) or "none"
             self._to.report.note(f"{here.name} {what} at the destination, with versions {numbers}")
 
-    def write(self, content: Content) -> None:
-        """Write what the server lacks of the model and its versions."""
-        model = content.entity
-        assert isinstance(model, RegisteredModel)
-        name = self.name_here(model)
+    def number(self, prompt: Prompt, *, dry: bool) -> None:
+        """Give the versions of a prompt new numbers, before anything is written that names them.
+
+        They are made without what they name themselves; :meth:`write` completes them.
+        """
+        name = self.name_here(prompt)
+        if not dry:
+            self._delete_first(prompt, name)
+        here = self._here(prompt) if dry else self._registry.get(name)
+        if here is not None and here.kind != prompt.kind:
+            # Refused when it is written.
+            return
+        if not dry:
+            self._numbered[name] = here is None
+        if here is None and not dry:
+            tags = self._model_tags(prompt, Report())
+            # Its experiments have no ids here yet.
+            tags.pop(PROMPT_EXPERIMENTS_TAG, None)
+            here = self._make_model(prompt, name, tags)
+        for version in prompt.versions:
+            twin = _twin(version, here) if here is not None else None
+            number = twin.version if twin is not None else None
+            if number is None and not dry:
+                number = self._create_version(prompt, version, name, None, complete=False)
+            if number is not None:
+                self._place_version(prompt, version, name, number)
+
+    def _delete_first(self, model: RegisteredModel, name: str) -> None:
+        """Delete what the server has under the name, where that was asked for."""
         if self._to.options.delete_model and name in self._registry:
             self._note_deletion(model, "was deleted")
             self._post("registered-models/delete", {"name": name}, method="DELETE")
             del self._registry[name]
             self._given_out.pop(name, None)
+
+    def write(self, content: Content) -> None:
+        """Write what the server lacks of the model and its versions."""
+        model = content.entity
+        assert isinstance(model, RegisteredModel)
+        name = self.name_here(model)
+        if name not in self._numbered:
+            self._delete_first(model, name)
         here = self._registry.get(name)
         if here is not None:
             self._remove_fillers(here)
-        changed = self._write_model(model, name, here)
+        changed = self._write_model(model, name, here) or self._numbered.get(name, False)
         numbers: dict[int, int] = {}
         waits = False
         for version in model.versions:
             # A source cannot be changed later, nor can a number be had again: what needs something
             # that could not be made has to wait for the next import, and so do later versions.
+            if self._needs_unsupported(version) and _twin(version, self._registry[name]) is None:
+                self._lose(model, version, _NO_LOGGED_MODELS)
+                continue
             waits = waits or self._needs_failed(version)
             if waits and _twin(version, self._registry[name]) is None:
                 self._lose(
@@ -149,11 +190,7 @@ class RegistryWriter:
                 continue
             if number is not None:
                 numbers[version.version] = number
-                self._to.remap.place(
-                    VERSION_KIND[model.kind],
-                    f"{model.name}/{version.version}",
-                    f"{name}/{number}",
-                )
+                self._place_version(model, version, name, number)
         changed = self._write_aliases(model, name, here, numbers) or changed
         if changed:
             self._to.report.did(model.kind)
@@ -163,13 +200,7 @@ class RegistryWriter:
     def _write_model(self, model: RegisteredModel, name: str, here: RegisteredModel | None) -> bool:
         tags = self._model_tags(model)
         if here is None:
-            body: dict[str, Any] = {"name": name, "tags": records.tag_list(tags)}
-            if model.description:
-                body["description"] = model.description
-            self._post("registered-models/create", body)
-            for field in _UNSETTABLE:
-                self._to.report.adjust(model.kind, field)
-            self._registry[name] = type(model)(name=name, tags=tags)
+            self._make_model(model, name, tags)
             return True
         if here.kind != model.kind:
             raise SinkError(
@@ -178,19 +209,74 @@ class RegistryWriter:
                 hint="--rename-model gives it another name",
             )
         new_tags, description = self._compare_model(model, here, tags)
-        for key, value in new_tags.items():
-            self._post("registered-models/set-tag", {"name": name, "key": key, "value": value})
+        changed = self._set_tags(model.kind, model.name, {"name": name}, new_tags)
         if description is not None:
-            self._post(
-                "registered-models/update",
-                {"name": name, "description": description},
-                method="PATCH",
-            )
-        return bool(new_tags) or description is not None
+            self._describe(name, description)
+        return changed or description is not None
 
-    def _model_tags(self, model: RegisteredModel) -> dict[str, str]:
-        tags = provenance.carried_tags(model.tags)
-        return rewrite_tags(model.kind, tags, self._to.remap, self._to.report)
+    def _place_version(
+        self, model: RegisteredModel, version: ModelVersion, name: str, number: int
+    ) -> None:
+        self._to.remap.place(
+            VERSION_KIND[model.kind], f"{model.name}/{version.version}", f"{name}/{number}"
+        )
+
+    def _make_model(
+        self, model: RegisteredModel, name: str, tags: dict[str, str]
+    ) -> RegisteredModel:
+        self._create_model(model, name, tags)
+        for field in _UNSETTABLE:
+            self._to.report.adjust(model.kind, field)
+        made = type(model)(name=name, description=model.description, tags=tags)
+        self._registry[name] = made
+        return made
+
+    def _create_model(self, model: RegisteredModel, name: str, tags: dict[str, str]) -> None:
+        """Make the model, without the tags that the server refuses: each of those is a loss."""
+        body: dict[str, Any] = {"name": name, "tags": records.tag_list(tags)}
+        if model.description:
+            body["description"] = model.description
+        try:
+            self._post("registered-models/create", body)
+        except ServerError as exc:
+            if not _refuses_a_value(exc):
+                raise
+        else:
+            return
+        marks = {key: value for key, value in tags.items() if _makes_a_prompt(key)}
+        self._post("registered-models/create", {"name": name, "tags": records.tag_list(marks)})
+        others = {key: value for key, value in tags.items() if key not in marks}
+        self._set_tags(model.kind, model.name, {"name": name}, others)
+        if model.description:
+            try:
+                self._describe(name, model.description)
+            except ServerError as exc:
+                if not _refuses_a_value(exc):
+                    raise
+                self._to.report.lose(model.kind, model.name, exc.message, field="description")
+
+    def _describe(self, name: str, description: str) -> None:
+        self._post(
+            "registered-models/update", {"name": name, "description": description}, method="PATCH"
+        )
+
+    def _set_tags(self, kind: str, id: str, which: dict[str, str], tags: dict[str, str]) -> bool:
+        """Set tags of a model or version one by one; one that is refused is a loss."""
+        endpoint = "model-versions/set-tag" if "version" in which else "registered-models/set-tag"
+        changed = False
+        for key, value in tags.items():
+            try:
+                self._post(endpoint, {**which, "key": key, "value": value})
+            except ServerError as exc:
+                if not _refuses_a_value(exc):
+                    raise
+                self._to.report.lose(kind, id, exc.message, field=f"tags.{key}")
+            else:
+                changed = True
+        return changed
+
+    def _model_tags(self, model: RegisteredModel, report: Report | None = None) -> dict[str, str]:
+        return self._to.tags_of(model.kind, model.tags, report=report)
 
     def _compare_model(
         self, model: RegisteredModel, here: RegisteredModel, tags: dict[str, str]
@@ -235,20 +321,21 @@ class RegistryWriter:
             stage = version.current_stage
         return new_tags, description, stage
 
-    def _version_tags(self, model: RegisteredModel, version: ModelVersion) -> dict[str, str]:
-        tags = provenance.carried_tags(version.tags)
-        tags = rewrite_tags(VERSION_KIND[model.kind], tags, self._to.remap, self._to.report)
+    def _version_tags(
+        self, model: RegisteredModel, version: ModelVersion, report: Report | None = None
+    ) -> dict[str, str]:
+        tags = self._to.tags_of(VERSION_KIND[model.kind], version.tags, report=report)
         tags[provenance.ORIGIN] = provenance.version_origin(version)
         return tags
 
     def _needs_failed(self, version: ModelVersion) -> bool:
-        needed = [
-            ("run", version.run_id),
-            ("run", run_id_of(version.source)),
-            ("logged_model", logged_model_id_of(version.source)),
-            ("logged_model", logged_model_id_of(version.storage_location or "")),
-        ]
-        return any(need in self._to.failed for need in needed)
+        return any(need in self._to.failed for need in _needs(version))
+
+    def _needs_unsupported(self, version: ModelVersion) -> bool:
+        """Whether it is made of a logged model, at a server that will never have any."""
+        return not self._to.since(3, 0) and any(
+            kind == "logged_model" and id for kind, id in _needs(version)
+        )
 
     def _persist(
         self,
@@ -292,7 +379,7 @@ class RegistryWriter:
                 self._to.report.found(kind)
             return twin.version
         if not self._to.options.renumber and not self._number_is_free(model, version, here):
-            self._lose(model, version, "another version holds its number", hint=True)
+            self._lose_number(model, version)
             return None
         number = self._create_version(model, version, name, trees.get(version.version))
         if number is not None:
@@ -318,8 +405,8 @@ class RegistryWriter:
     ) -> bool:
         new_tags, description, stage = self._compare_version(model, version, here)
         which = {"name": name, "version": str(here.version)}
-        for key, value in new_tags.items():
-            self._post("model-versions/set-tag", {**which, "key": key, "value": value})
+        kind, id = VERSION_KIND[model.kind], f"{model.name}/{version.version}"
+        changed = self._set_tags(kind, id, which, new_tags)
         if description is not None:
             self._post(
                 "model-versions/update", {**which, "description": description}, method="PATCH"
@@ -329,7 +416,7 @@ class RegistryWriter:
         if here.tags.get(provenance.STATE) == provenance.IMPORTING:
             self._complete(which)
             return True
-        return bool(new_tags) or description is not None or stage is not None
+        return changed or description is not None or stage is not None
 
     def _create_version(
         self,
@@ -337,11 +424,18 @@ class RegistryWriter:
         version: ModelVersion,
         name: str,
         tree: ArtifactTree | None,
+        *,
+        complete: bool = True,
     ) -> int | None:
+        """Make one version; return its number, or None when it is lost.
+
+        Args:
+            complete: Whether it is all there then; else :meth:`write` will find and complete it.
+        """
         kind = VERSION_KIND[model.kind]
-        tags = self._version_tags(model, version)
+        tags = self._version_tags(model, version, None if complete else Report())
         needs_stage = version.current_stage not in ("", "None")
-        if needs_stage:
+        if needs_stage or not complete:
             tags[provenance.STATE] = provenance.IMPORTING
         if self._to.options.renumber:
             tags[provenance.SOURCE_VERSION] = str(version.version)
@@ -351,7 +445,18 @@ class RegistryWriter:
         if version.run_link:
             body["run_link"] = version.run_link
         body |= self._source(model, version, name, tree)
-        number = self._make_number(name, body, version.version)
+        tags_left: dict[str, str] = {}
+        try:
+            number = self._make_number(name, body, version.version)
+        except ServerError as exc:
+            tags_left = {key: value for key, value in tags.items() if not _is_needed(key)}
+            if not (tags_left and _refuses_a_value(exc)):
+                raise
+            # Perhaps it is one of the tags: they are given one by one.
+            needed = {key: value for key, value in tags.items() if key not in tags_left}
+            needed[provenance.STATE] = provenance.IMPORTING
+            body["tags"] = records.tag_list(needed)
+            number = self._make_number(name, body, version.version)
         if number is None:
             self._lose(model, version, "its number was used before by a deleted version", hint=True)
             return None
@@ -364,10 +469,21 @@ class RegistryWriter:
         if number != version.version:
             self._to.report.adjust(kind, "version (--renumber)")
         which = {"name": name, "version": str(number)}
+        self._set_tags(kind, f"{model.name}/{version.version}", which, tags_left)
         if needs_stage:
             self._set_stage(which, version.current_stage)
+        if complete and (needs_stage or tags_left):
             self._complete(which)
-        self._remember(name, ModelVersion(name=name, version=number, tags=tags))
+        self._remember(
+            name,
+            ModelVersion(
+                name=name,
+                version=number,
+                description=version.description,
+                current_stage=version.current_stage,
+                tags=tags,
+            ),
+        )
         return number
 
     def _make_number(self, name: str, body: dict[str, Any], wanted: int) -> int | None:
@@ -449,6 +565,12 @@ class RegistryWriter:
             if moved.run_id == version.run_id:
                 self._to.report.adjust(kind, "run_id (points outside)")
         if moved.model_id:
+            if moved.model_id in self._to.deleted_models:
+                raise SinkError(
+                    f"its logged model {moved.model_id} is deleted at the destination, where no "
+                    "version can be made of it any more",
+                    status=409,
+                )
             body["model_id"] = moved.model_id
         if moved.source != version.source:
             self._to.report.adjust(kind, "source")
@@ -500,7 +622,7 @@ class RegistryWriter:
                 "experiment_id": _DEFAULT_EXPERIMENT,
                 "run_name": f"files of {name} version {version.version}",
                 "start_time": version.creation_timestamp or 0,
-                "tags": records.tag_list({provenance.ORIGIN: origin}),
+                "tags": records.tag_list(self._to.options.extra_tags | {provenance.ORIGIN: origin}),
             },
             type=records.RestRunAnswer,
             what=f"run for the files of {name}/{version.version}",
@@ -573,13 +695,49 @@ class RegistryWriter:
     def _lose(
         self, model: RegisteredModel, version: ModelVersion, reason: str, *, hint: bool = False
     ) -> None:
-        if hint:
-            reason += " (--renumber gives the next free one, --rename-model another model)"
+        if not hint:
+            self.await_model_of(version)
+        else:
+            reason += " (--renumber gives the next free one, --rename-model another name)"
         self._to.report.lose(VERSION_KIND[model.kind], f"{model.name}/{version.version}", reason)
+
+    def _lose_number(self, model: RegisteredModel, version: ModelVersion) -> None:
+        self._lose(model, version, "another version holds its number", hint=True)
+
+    def await_model_of(self, version: ModelVersion) -> None:
+        """Keep the logged model of a version from being deleted before the version can be made."""
+        for uri in (version.source, version.storage_location or ""):
+            if (model_id := logged_model_id_of(uri)) is not None:
+                self._to.awaited_models[model_id] = f"{version.name}/{version.version}"
 
     def _post(self, endpoint: str, body: dict[str, Any], *, method: str = "POST") -> None:
         what = f"{body.get('name', '')}/{body.get('version', '')}".rstrip("/") or endpoint
         self._to.session.call(method, f"{API}{endpoint}", json_body=body, what=what)
+
+
+def _needs(version: ModelVersion) -> list[tuple[str, str | None]]:
+    """Kind and id of the runs and logged models that a version names or has its files in."""
+    return [
+        ("run", version.run_id),
+        ("run", run_id_of(version.source)),
+        ("logged_model", logged_model_id_of(version.source)),
+        ("logged_model", logged_model_id_of(version.storage_location or "")),
+    ]
+
+
+def _refuses_a_value(exc: ServerError) -> bool:
+    """Whether an error says that something sent is wrong, rather than who sent it or when."""
+    return exc.status == HTTPStatus.BAD_REQUEST
+
+
+def _makes_a_prompt(key: str) -> bool:
+    """Whether a tag is what tells a prompt, or a version of one, from a registered model."""
+    return key.startswith(("mlflow.prompt.", "_mlflow_prompt"))
+
+
+def _is_needed(key: str) -> bool:
+    """Whether a version without this tag would be another one, or none."""
+    return key.startswith(provenance.PREFIX) or _makes_a_prompt(key)
 
 
 def _quoted(text: str) -> str:

@@ -7,22 +7,32 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from mlflow_bundle import provenance
 from mlflow_bundle.contracts import Content
-from mlflow_bundle.entities import DatasetInput, MetricHistory, ModelOutput, Run, encode_number
+from mlflow_bundle.entities import (
+    LARGEST_FLOAT,
+    DatasetInput,
+    MetricHistory,
+    ModelOutput,
+    Run,
+    encode_number,
+)
 from mlflow_bundle.errors import ServerError
-from mlflow_bundle.references import rewrite_tags
+from mlflow_bundle.references import rewrite_dataset_source
 from mlflow_bundle.remap import Placed
 from mlflow_bundle.rest import records
 from mlflow_bundle.rest.artifacts import ArtifactOwner
+from mlflow_bundle.rest.databricks import is_reserved_tag
 from mlflow_bundle.rest.destination import Destination, chunked
 from mlflow_bundle.rest.histories import PAGE_ROWS
+from mlflow_bundle.rest.refusals import is_forbidden
 from mlflow_bundle.rest.session import API
 from mlflow_bundle.rest.upload import ArtifactWriter, artifact_tags
+from mlflow_bundle.users import USER_TAG
 
 MAX_METRICS = 1000
 MAX_PARAMS = 100
@@ -31,13 +41,24 @@ MAX_ITEMS = 1000
 """What one log-batch takes (mlflow/utils/validation.py)."""
 
 _MAX_INPUTS = 1000
-_LARGEST = 1.7976931348623157e308
 
 _UNSETTABLE = ("run_id", "artifact_uri")
 """What REST cannot set of a run."""
 
 Point = tuple[int, int, float | str]
 """(timestamp, step, value), the value comparable even for NaN."""
+
+
+class _Taken(NamedTuple):
+    """How much of what was sent the server took."""
+
+    points: int
+    values: int
+    """Params and tags."""
+
+    def __add__(self, other: object) -> _Taken:
+        assert isinstance(other, _Taken)
+        return _Taken(self.points + other.points, self.values + other.values)
 
 
 class RunWriter:
@@ -58,12 +79,9 @@ class RunWriter:
             provenance.ORIGIN: provenance.origin_of(run.id, run.tags),
             provenance.STATE: provenance.IMPORTING,
         }
-        user = run.info.user_id if self._to.options.use_src_user_id else self._to.options.user
-        body: dict[str, Any] = {
-            "experiment_id": experiment_id,
-            "user_id": user,
-            "tags": records.tag_list(tags),
-        }
+        body: dict[str, Any] = {"experiment_id": experiment_id, "tags": records.tag_list(tags)}
+        if not self._to.is_databricks:
+            body["user_id"] = self._user(run)
         if run.info.run_name:
             body["run_name"] = run.info.run_name
         if run.info.start_time is not None:
@@ -77,11 +95,19 @@ class RunWriter:
         )
         for name in _UNSETTABLE:
             self._to.report.adjust(Run.kind, name)
+        if self._to.is_databricks:
+            self._to.report.adjust(Run.kind, "user_id (Databricks sets it)")
+        elif self._to.options.use_src_user_id and self._user(run) != run.info.user_id:
+            self._to.report.adjust(Run.kind, "user_id (as asked)")
         if not run.info.run_name:
             self._to.report.adjust(Run.kind, "run_name (empty)")
         if run.info.start_time is None:
             self._to.report.adjust(Run.kind, "start_time (none)")
         return answer.run.info
+
+    def _user(self, run: Run) -> str:
+        options = self._to.options
+        return options.user_of(run.info.user_id) if options.use_src_user_id else options.user
 
     def write(self, content: Content, placed: Placed, here: Run | None) -> None:
         """Write what ``here`` lacks of the run.
@@ -135,8 +161,8 @@ class RunWriter:
         histories = self._new_points(content, placed, here)
         if dry:
             return
-        changes = bool(new_tags or new_params or datasets or model_ids or outputs or update)
-        points = self._log(placed.id, new_params, new_tags, histories)
+        points, values = self._log(run.id, placed.id, new_params, new_tags, histories)
+        changes = bool(values or datasets or model_ids or outputs or update)
         if points:
             report.did("metric_point", points)
         if datasets or model_ids:
@@ -145,7 +171,7 @@ class RunWriter:
         if outputs:
             self._to.session.post(
                 f"{API}runs/outputs",
-                {"run_id": placed.id, "models": [msgspec.structs.asdict(o) for o in outputs]},
+                {"run_id": placed.id, "models": msgspec.to_builtins(outputs)},
                 what=f"outputs of run {run.id}",
             )
         written = artifacts.write(content.artifacts, files)
@@ -170,14 +196,14 @@ class RunWriter:
             self._to.session.post(f"{API}runs/delete", {"run_id": run_id}, what=f"run {run_id}")
 
     def _tags(self, run: Run, content: Content) -> dict[str, str]:
-        tags = provenance.carried_tags(run.tags)
-        tags = rewrite_tags(Run.kind, tags, self._to.remap, self._to.report)
+        tags = self._to.tags_of(Run.kind, run.tags)
         tags = self._to.cut(Run.kind, run.id, "tags", tags, self._to.tag_limit)
         tags[provenance.ORIGIN] = provenance.origin_of(run.id, run.tags)
-        if not self._to.options.use_src_user_id:
-            user = tags.pop("mlflow.user", run.info.user_id)
-            tags["mlflow.user"] = self._to.options.user
-            tags[provenance.SOURCE_USER] = user
+        if self._to.is_databricks:
+            tags[provenance.SOURCE_USER] = run.tags.get(USER_TAG, run.info.user_id)
+        elif not self._to.options.use_src_user_id:
+            tags[USER_TAG] = self._to.options.user
+            tags[provenance.SOURCE_USER] = run.tags.get(USER_TAG, run.info.user_id)
             self._to.report.adjust(Run.kind, "user_id (--use-src-user-id False)")
         return tags | artifact_tags(content.artifacts, run.info.artifact_uri)
 
@@ -287,6 +313,11 @@ class RunWriter:
             return model_id
         return placed.id
 
+    def _dataset_body(self, entry: DatasetInput) -> dict[str, Any]:
+        here = rewrite_dataset_source(entry.dataset, self._to.remap, self._to.report)
+        dataset = {k: v for k, v in msgspec.to_builtins(here).items() if v is not None}
+        return {"dataset": dataset, "tags": msgspec.to_builtins(entry.tags)}
+
     def _log_datasets(self, run_id: str, experiment_id: str, datasets: list[DatasetInput]) -> None:
         for group in chunked(datasets, _MAX_INPUTS):
             keys = {(experiment_id, entry.dataset.name, entry.dataset.digest) for entry in group}
@@ -295,7 +326,7 @@ class RunWriter:
             with self._datasets_lock if not keys <= self._datasets else nullcontext():
                 self._to.session.post(
                     f"{API}runs/log-inputs",
-                    {"run_id": run_id, "datasets": [_dataset_body(entry) for entry in group]},
+                    {"run_id": run_id, "datasets": [self._dataset_body(e) for e in group]},
                     what=f"datasets of run {run_id}",
                 )
                 self._datasets |= keys
@@ -348,16 +379,25 @@ class RunWriter:
 
     def _log(
         self,
+        id: str,
         run_id: str,
         params: dict[str, str],
         tags: dict[str, str],
         histories: Iterator[MetricHistory],
-    ) -> int:
-        """Write params, tags and points in as few requests as the server takes; return points."""
+    ) -> _Taken:
+        """Write params, tags and points in as few requests as possible; return what was taken.
+
+        Args:
+            id: The run at the source, for the report.
+            run_id: The run here.
+            params: To be written.
+            tags: To be written.
+            histories: To be written.
+        """
         params_left = list(params.items())
         tags_left = list(tags.items())
         metrics: list[dict[str, Any]] = []
-        count = 0
+        taken = _Taken(0, 0)
         for history in histories:
             for value, timestamp, step in zip(
                 history.values, history.timestamps, history.steps, strict=True
@@ -370,20 +410,36 @@ class RunWriter:
                         "step": step,
                     }
                 )
-                count += 1
                 if len(metrics) == MAX_METRICS:
-                    self._log_batch(run_id, metrics, [], [])
+                    taken += self._log_batch(id, run_id, metrics, [], [])
                     metrics = []
         while params_left or tags_left or metrics:
             some_params, params_left = params_left[:MAX_PARAMS], params_left[MAX_PARAMS:]
             some_tags, tags_left = tags_left[:MAX_TAGS], tags_left[MAX_TAGS:]
             room = MAX_ITEMS - len(some_params) - len(some_tags)
             some_metrics, metrics = metrics[:room], metrics[room:]
-            self._log_batch(run_id, some_metrics, some_params, some_tags)
-        return count
+            taken += self._log_batch(id, run_id, some_metrics, some_params, some_tags)
+        return taken
 
     def _log_batch(
         self,
+        id: str,
+        run_id: str,
+        metrics: list[dict[str, Any]],
+        params: list[tuple[str, str]],
+        tags: list[tuple[str, str]],
+    ) -> _Taken:
+        try:
+            self._send_batch(id, run_id, metrics, params, tags)
+        except ServerError as exc:
+            _require_answer(exc)
+            # One value that the server refuses must not take the others with it.
+            return self._log_one_by_one(id, run_id, metrics, params, tags, exc)
+        return _Taken(len(metrics), len(params) + len(tags))
+
+    def _send_batch(
+        self,
+        id: str,
         run_id: str,
         metrics: list[dict[str, Any]],
         params: list[tuple[str, str]],
@@ -396,49 +452,52 @@ class RunWriter:
             body["params"] = records.tag_list(dict(params))
         if tags:
             body["tags"] = records.tag_list(dict(tags))
-        try:
-            self._to.session.post(f"{API}runs/log-batch", body, what=f"data of run {run_id}")
-        except ServerError as exc:
-            if exc.status is None or (len(metrics) + len(params) + len(tags)) <= 1:
-                raise
-            # One value that the server refuses must not take the others with it.
-            self._log_one_by_one(run_id, metrics, params, tags, exc)
+        self._to.session.post(f"{API}runs/log-batch", body, what=f"data of run {id}")
 
     def _log_one_by_one(
         self,
+        id: str,
         run_id: str,
         metrics: list[dict[str, Any]],
         params: list[tuple[str, str]],
         tags: list[tuple[str, str]],
         cause: ServerError,
-    ) -> None:
-        if cause.retryable:
+    ) -> _Taken:
+        if cause.retryable or is_forbidden(cause):
             raise cause
         lost = self._to.report.lose
+        values = written = 0
         for key, value in params:
             try:
-                self._log_batch(run_id, [], [(key, value)], [])
+                self._send_batch(id, run_id, [], [(key, value)], [])
             except ServerError as exc:
                 _require_answer(exc)
-                lost(Run.kind, run_id, exc.message, field=f"params.{key}")
+                lost(Run.kind, id, exc.message, field=f"params.{key}")
+            else:
+                values += 1
         for key, value in tags:
             try:
-                self._log_batch(run_id, [], [], [(key, value)])
+                self._send_batch(id, run_id, [], [], [(key, value)])
             except ServerError as exc:
                 _require_answer(exc)
-                lost(Run.kind, run_id, exc.message, field=f"tags.{key}")
+                if self._to.is_databricks and is_reserved_tag(exc):
+                    self._to.reserved_tags.add(key)
+                    self._to.report.adjust(Run.kind, f"tags.{key} (Databricks sets it)")
+                else:
+                    lost(Run.kind, id, exc.message, field=f"tags.{key}")
+            else:
+                values += 1
         keys = dict.fromkeys(metric["key"] for metric in metrics)
         for key in keys:
             points = [metric for metric in metrics if metric["key"] == key]
             try:
-                self._to.session.post(
-                    f"{API}runs/log-batch",
-                    {"run_id": run_id, "metrics": points},
-                    what=f"metric {key!r} of run {run_id}",
-                )
+                self._send_batch(id, run_id, points, [], [])
             except ServerError as exc:
                 _require_answer(exc)
-                lost(Run.kind, run_id, exc.message, field=f"metrics.{key}")
+                lost(Run.kind, id, exc.message, field=f"metrics.{key}")
+            else:
+                written += len(points)
+        return _Taken(written, values)
 
 
 def _require_answer(exc: ServerError) -> None:
@@ -452,7 +511,7 @@ def _points(history: MetricHistory) -> Iterator[Point]:
     ):
         # The server stores infinities as the largest float.
         if math.isinf(value):
-            value = math.copysign(_LARGEST, value)
+            value = math.copysign(LARGEST_FLOAT, value)
         yield timestamp, step, encode_number(value)
 
 
@@ -464,8 +523,3 @@ def _has_dataset(here: Run | None, entry: DatasetInput) -> bool:
         <= {tag.key: tag.value for tag in other.tags}.items()
         for other in here.inputs.dataset_inputs
     )
-
-
-def _dataset_body(entry: DatasetInput) -> dict[str, Any]:
-    dataset = {k: v for k, v in msgspec.structs.asdict(entry.dataset).items() if v is not None}
-    return {"dataset": dataset, "tags": [msgspec.structs.asdict(tag) for tag in entry.tags]}

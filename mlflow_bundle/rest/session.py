@@ -3,18 +3,25 @@
 Authentication, TLS settings, request headers and plugins are those of `mlflow.utils.rest_utils`;
 this module adds counting, our errors, and plain JSON instead of protobuf, which is several times
 faster for long listings.
+
+It also repeats what failed, in the place of MLflow's client: only here is it known whether one
+request fails or the server is away (`patience.py`), and whether a request may be made twice.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeAlias
+from urllib.parse import urlsplit
 
 import mlflow.environment_variables as environment
 import msgspec
@@ -26,28 +33,42 @@ from mlflow.utils.databricks_utils import get_databricks_host_creds
 from mlflow.utils.rest_utils import http_request
 from mlflow.utils.uri import is_databricks_uri
 
-from mlflow_bundle.credentials import mask_uri
+from mlflow_bundle.artifacts import store_failure
+from mlflow_bundle.credentials import mask_uri, mask_uris_in
+from mlflow_bundle.decoding import prepared
 from mlflow_bundle.errors import ServerError
+from mlflow_bundle.patience import Patience, duration
 from mlflow_bundle.rest.fast_client import quicken, remember_absent_modules
 
 API = "/api/2.0/mlflow/"
 AJAX = "/ajax-api/2.0/mlflow/"
 API_3 = "/api/3.0/mlflow/"
+WORKSPACE_HEADER = "X-MLFLOW-WORKSPACE"
 
 Json = Any
 """A decoded JSON value whose shape the caller checks."""
 
-_RETRIED = frozenset({408, 429, 502, 503, 504})
-# MLflow's client retries 500 as well: for minutes, on requests that can never succeed.
+_Answer: TypeAlias = requests.Response | MlflowException
+"""What an attempt brought: an answer, or why there is none."""
+
+_RETRIED = frozenset({408, 429, 500, 502, 503, 504})
+_AWAY = frozenset({502, 503, 504})
+
+_DATABRICKS_HOSTS = (".databricks.com", ".azuredatabricks.net", ".databricks.us")
 
 _ABSENT = frozenset(
     {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
 )
 _NOTHING_DONE = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
-_ONCE_PAUSES_S = (0.5, 1, 2, 4)
 _CREDENTIALS_S = 60
 _MAX_RETRIES = 5
 _BACKOFF_FACTOR = 1
+_LONGEST_BACKOFF_S = 10.0
+_MOST_OF_ERRORS = 2
+# MLflow's client repeats a 500 for minutes; most such requests can never succeed.
+_PROBE_TIMEOUT_S = 30
+_MOST_OF_STRANGERS = 1
+# A server that never answered is a wrong URI more often than one that is coming up.
 
 
 class Session:
@@ -57,13 +78,32 @@ class Session:
         uri: Tracking URI: ``http(s)://…`` or ``databricks…``.
         error: What is raised when the server fails: ``SourceError`` or ``SinkError``.
         jobs: Requests at once, for the connection pool.
+        workspace: The workspace that every request speaks of; None leaves it to MLflow's client
+            and the server, and is all that a server without workspaces understands.
+        patience: How long the server may be away; shared by all sessions of a command.
     """
 
-    def __init__(self, uri: str, *, error: type[ServerError], jobs: int = 8) -> None:
+    def __init__(
+        self,
+        uri: str,
+        *,
+        error: type[ServerError],
+        jobs: int = 8,
+        workspace: str | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self.uri = uri.rstrip("/")
         self.shown_uri = mask_uri(self.uri)
         self.requests = 0
+        host = urlsplit(self.uri).hostname or ""
+        self.is_databricks = is_databricks_uri(self.uri) or host.endswith(_DATABRICKS_HOSTS)
+        """Whether this is a Databricks workspace and not an MLflow server."""
+        self.logged_models_per_page = 50 if self.is_databricks else 1000
+        """Largest page of a search that the server gives."""
+        self.workspace = workspace
         self._error = error
+        self._patience = patience or Patience()
+        self._has_answered = False
         self._lock = threading.Lock()
         self._credentials: Any = None
         self._credentials_until = 0.0
@@ -79,17 +119,16 @@ class Session:
         """Prepare the session that MLflow's client will use for these very settings."""
         remember_absent_modules()
         try:
-            for max_retries in (self._max_retries, 0):
-                quicken(
-                    request_utils._get_request_session(
-                        max_retries,
-                        self._backoff_factor,
-                        environment.MLFLOW_HTTP_REQUEST_BACKOFF_JITTER.get(),
-                        _RETRIED,
-                        False,
-                        environment.MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER.get(),
-                    )
+            quicken(
+                request_utils._get_request_session(
+                    0,
+                    self._backoff_factor,
+                    environment.MLFLOW_HTTP_REQUEST_BACKOFF_JITTER.get(),
+                    _RETRIED,
+                    False,
+                    environment.MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER.get(),
                 )
+            )
         except (AttributeError, TypeError):
             # Another MLflow arranges its sessions in another way: only slower.
             return
@@ -102,10 +141,20 @@ class Session:
             )
             try:
                 self._credentials = make(self.uri)
+                if self._credentials.token:
+                    # Databricks' own client tells neither an error's status nor a text's.
+                    self._credentials.use_databricks_sdk = False
             except MlflowException as exc:
                 raise self._error(f"{self.shown_uri}: {exc.message}") from exc
             self._credentials_until = now + _CREDENTIALS_S
         return self._credentials
+
+    @property
+    def has_credentials(self) -> bool:
+        """Whether requests carry credentials (a header that a plugin adds is not seen here)."""
+        credentials = self._host_credentials()
+        names = ("username", "token", "auth")
+        return any(getattr(credentials, name, None) for name in names)
 
     def request(
         self,
@@ -117,29 +166,34 @@ class Session:
         data: BinaryIO | bytes | None = None,
         stream: bool = False,
         headers: Mapping[str, str] | None = None,
-        max_retries: int | None = None,
+        once: bool = False,
         timeout_s: float | None = None,
     ) -> requests.Response:
-        """Send one request and return the answer, whatever its status.
+        """Send one request, again where that may help, and return the answer, whatever its status.
+
+        A server that answered before and is away now is waited for.
 
         Args:
             method: HTTP method.
             endpoint: Path below the tracking URI, beginning with a slash.
             params: Query parameters.
             body: JSON text.
-            data: Raw content to upload.
+            data: Raw content to upload; a stream is sent once, for the first attempt reads it.
             stream: Whether the answer's content is left unread; the caller closes it.
             headers: More request headers.
-            max_retries: Retries after connection failures and statuses that say "later".
+            once: Whether doing it twice would make two of something: then it is repeated only
+                when the server did nothing.
             timeout_s: Seconds to wait for a connection or the next bytes.
 
         Raises:
-            ServerError: The server could not be reached: ``status`` is None.
+            ServerError: The server could not be reached, and ``status`` is None; or it is there
+                and the connection broke each time.
         """
-        with self._lock:
-            self.requests += 1
-        sent: dict[str, Any] = {"params": params} if params is not None else {}
+        sent: dict[str, Any] = {"params": _as_dict(params)} if params is not None else {}
         extra = dict(headers or {})
+        if self.workspace is not None:
+            # MLflow's client adds the header of MLFLOW_WORKSPACE only where there is none.
+            extra[WORKSPACE_HEADER] = self.workspace
         if body is not None:
             sent["data"] = body
             extra["Content-Type"] = "application/json"
@@ -147,37 +201,108 @@ class Session:
             sent["data"] = data
         if stream:
             sent["stream"] = True
+        sent |= {"extra_headers": extra, "timeout": timeout_s}
+        is_spent = data is not None and not isinstance(data, bytes)
+        began = self._patience.clock()
+        failures = 0
+        while True:
+            answer = self._attempt(method, endpoint, sent)
+            status = _status(answer)
+            if status is not None and status not in _AWAY:
+                self._has_answered = True
+            elif self._has_answered:
+                self._outlast(answer)
+            failures += 1
+            pause_s = max(self._backoff_s(failures), _retry_after_s(answer))
+            if (
+                is_spent
+                or (once and not _did_nothing(answer))
+                or not self._may_repeat(status, failures, self._patience.clock() - began + pause_s)
+                or not self._patience.pause(pause_s)
+            ):
+                break
+            if isinstance(answer, requests.Response):
+                answer.close()
+        if isinstance(answer, MlflowException):
+            raise (self.broken(answer) if self._has_answered else self._unreachable(answer))
+        return answer
+
+    def _attempt(self, method: str, endpoint: str, sent: Mapping[str, Any]) -> _Answer:
+        with self._lock:
+            self.requests += 1
         try:
             response: requests.Response = http_request(
                 self._host_credentials(),
                 endpoint,
                 method,
-                max_retries=self._max_retries if max_retries is None else max_retries,
+                max_retries=0,
                 backoff_factor=self._backoff_factor,
                 retry_codes=_RETRIED,
                 raise_on_status=False,
-                extra_headers=extra,
-                timeout=timeout_s,
                 **sent,
             )
         except MlflowException as exc:
-            raise self._unreachable(exc) from exc
+            return exc
         return response
 
-    def _unreachable(self, exc: MlflowException) -> ServerError:
-        text = exc.message
-        if "Connection refused" in text:
-            reason = "connection refused"
-        elif "Name or service not known" in text or "Failed to resolve" in text:
-            reason = "unknown host"
-        elif "timed out" in text.lower():
-            reason = "no answer in time"
-        elif "certificate" in text.lower():
-            reason = "its TLS certificate was not accepted"
+    def _backoff_s(self, failures: int) -> float:
+        return float(min(self._backoff_factor * 2.0 ** (failures - 2), _LONGEST_BACKOFF_S))
+
+    def _may_repeat(self, status: int | None, failures: int, after_s: float) -> bool:
+        """Whether a request that failed so often is sent again, so long after it was sent first."""
+        if status is not None and status not in _RETRIED:
+            return False
+        if not self._has_answered:
+            return failures <= min(self._max_retries, _MOST_OF_STRANGERS)
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            # As long as a server that is away: it asks for patience.
+            return after_s <= self._patience.limit_s
+        if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            return failures <= min(self._max_retries, _MOST_OF_ERRORS)
+        return failures <= self._max_retries
+
+    def _outlast(self, seen: _Answer) -> None:
+        """Return when the server answers.
+
+        Raises:
+            ServerError: It did not in all the time that it was given.
+        """
+        if isinstance(seen, MlflowException):
+            fault = _fault(seen)
         else:
-            reason = text.rpartition("exception ")[2] or text
+            fault = f"{seen.status_code} {seen.reason}"
+        if not self._patience.outlast(self.shown_uri, fault, self._answers):
+            limit_s = self._patience.limit_s
+            lasted = f" for {duration(limit_s)}" if limit_s else ""
+            raise self._error(
+                f"cannot reach the MLflow server {self.shown_uri}{lasted}: {fault}",
+                retryable=True,
+                hint="when it is back, give the same command again: it goes on where it was; "
+                "--retry-for waits longer",
+            )
+
+    def _answers(self) -> bool:
+        """Whether the server answers, and its database behind it."""
+        answer = self._attempt(
+            "GET",
+            f"{API}experiments/get",
+            {"params": {"experiment_id": "0"}, "timeout": _PROBE_TIMEOUT_S},
+        )
+        return not isinstance(answer, MlflowException) and answer.status_code not in _AWAY
+
+    def in_workspace(self) -> contextlib.AbstractContextManager[object]:
+        """Make this workspace the one that MLflow's own client uses, in this thread."""
+        if self.workspace is None:
+            return contextlib.nullcontext()
+        # Not MLflow's WorkspaceContext: that one changes the environment of every thread.
+        from mlflow.utils.workspace_context import ServerWorkspaceContext
+
+        context: contextlib.AbstractContextManager[object] = ServerWorkspaceContext(self.workspace)
+        return context
+
+    def _unreachable(self, exc: MlflowException) -> ServerError:
         return self._error(
-            f"cannot reach the MLflow server {self.shown_uri}: {_one_line(reason)}",
+            f"cannot reach the MLflow server {self.shown_uri}: {_fault(exc)}",
             retryable=True,
             hint="is it running? --tracking-uri or MLFLOW_TRACKING_URI names it",
         )
@@ -202,22 +327,13 @@ class Session:
             json_body: Sent as JSON.
             type: A msgspec type to decode to; plain Python values otherwise.
             what: The object the request is about, for the error.
-            once: Whether doing it twice would make two of something: then it is repeated only
-                when the server says that it did nothing.
+            once: As of :meth:`request`.
 
         Raises:
             ServerError: The server refused or could not be reached.
         """
         body = None if json_body is None else msgspec.json.encode(json_body)
-        pauses_s = list(_ONCE_PAUSES_S) if once else []
-        while True:
-            response = self.request(
-                method, endpoint, params=params, body=body, max_retries=0 if once else None
-            )
-            if response.status_code not in _NOTHING_DONE or not pauses_s:
-                break
-            response.close()
-            time.sleep(pauses_s.pop(0))
+        response = self.request(method, endpoint, params=params, body=body, once=once)
         if not response.ok:
             self.refuse(response, what or endpoint)
         return self._decode(response, type, what or endpoint)
@@ -233,14 +349,16 @@ class Session:
     def _decode(self, response: requests.Response, type: Any, what: str) -> Json:
         content = response.content
         try:
-            return msgspec.json.decode(content, type=type or Any)
+            return msgspec.json.decode(content, type=prepared(type or Any))
         except msgspec.ValidationError as exc:
-            raise self._error(f"{what}: unexpected answer of {self.shown_uri}: {exc}") from exc
+            raise self._error(
+                f"{what}: unexpected answer of {self.shown_uri}: {exc}", status=response.status_code
+            ) from exc
         except (msgspec.DecodeError, UnicodeDecodeError):
             try:
                 # Some handlers answer with bare NaN, which strict JSON has not.
                 value = json.loads(content)
-                return value if type is None else msgspec.convert(value, type)
+                return value if type is None else msgspec.convert(value, prepared(type))
             except (ValueError, msgspec.ValidationError) as exc:
                 raise self._error(
                     f"{self.shown_uri} does not answer like an MLflow server ({what})",
@@ -253,14 +371,16 @@ class Session:
         error_code, message = "", ""
         try:
             answer = response.json()
-            error_code = str(answer.get("error_code", ""))
-            message = str(answer.get("message", ""))
+            error_code = str(answer.get("error_code") or "")
+            message = str(answer.get("message") or "")
         except (ValueError, AttributeError):
             message = re.sub(r"<[^>]*>", " ", response.text)[:200]
         status = response.status_code
         response.close()
         hint = ""
-        if not error_code and status not in _RETRIED:
+        refused = status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN)
+        is_answer = status == HTTPStatus.INTERNAL_SERVER_ERROR or status not in _RETRIED
+        if not error_code and is_answer and not refused:
             # Not in MLflow's words: perhaps no MLflow server answers there.
             what, hint = f"{self.shown_uri}: {what}", "check the tracking URI"
         if status == HTTPStatus.UNAUTHORIZED:
@@ -277,23 +397,23 @@ class Session:
 
     def broken(self, exc: Exception) -> ServerError:
         """The error for a connection that broke while content was read."""
+        fault = _fault(exc) if isinstance(exc, MlflowException) else _one_line(str(exc))
         return self._error(
-            f"connection to {self.shown_uri} broke: {_one_line(str(exc))}",
+            f"connection to {self.shown_uri} broke: {fault}",
             status=HTTPStatus.BAD_GATEWAY,
             retryable=True,
         )
 
+    def garbled(self, what: str, exc: Exception) -> ServerError:
+        """The error for one object whose text is not what it should be."""
+        return self._error(
+            f"{what}: unexpected answer of {self.shown_uri}: {_one_line(str(exc))}",
+            status=HTTPStatus.BAD_GATEWAY,
+        )
+
     def store_failed(self, uri: str, exc: Exception) -> ServerError:
         """The error for an artifact store that refused or could not be reached."""
-        if isinstance(exc, ModuleNotFoundError):
-            message = f"reading it needs the Python package {exc.name!r}"
-        elif isinstance(exc, MlflowException):
-            message = exc.message
-        else:
-            message = f"{type(exc).__name__}: {exc}"
-        return self._error(
-            f"{mask_uri(uri)}: {_one_line(message)}", status=HTTPStatus.BAD_GATEWAY, retryable=True
-        )
+        return self._error(store_failure(uri, exc), status=HTTPStatus.BAD_GATEWAY, retryable=True)
 
     def iter_pages(
         self,
@@ -333,7 +453,7 @@ class Session:
         Raises:
             ServerError: The server cannot be reached.
         """
-        response = self.request("GET", "/version", max_retries=1, timeout_s=30)
+        response = self.request("GET", "/version", timeout_s=30)
         match = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", response.text) if response.ok else None
         if match:
             return tuple(int(part or 0) for part in match.groups())
@@ -366,5 +486,62 @@ def since(version: tuple[int, ...], *first: int) -> bool:
     return not version or version >= first
 
 
+def _as_dict(params: Mapping[str, Any] | list[tuple[str, str]]) -> Mapping[str, Any]:
+    """Query parameters with the values of a repeated one as a list, as every client takes them."""
+    if not isinstance(params, list):
+        return params
+    values: dict[str, list[str]] = {}
+    for name, value in params:
+        values.setdefault(name, []).append(value)
+    return values
+
+
+def _status(answer: _Answer) -> int | None:
+    return answer.status_code if isinstance(answer, requests.Response) else None
+
+
+def _did_nothing(answer: _Answer) -> bool:
+    """Whether a server that did not do what it was asked cannot have done it all the same."""
+    if isinstance(answer, MlflowException):
+        return "Connection refused" in answer.message
+    return answer.status_code in _NOTHING_DONE
+
+
+def _fault(exc: MlflowException) -> str:
+    """What an attempt met that got no answer, in a few words."""
+    text = exc.message
+    if "Connection refused" in text:
+        return "connection refused"
+    if "Name or service not known" in text or "Failed to resolve" in text:
+        return "unknown host"
+    if "timed out" in text.lower():
+        return "no answer in time"
+    if "certificate" in text.lower():
+        return "its TLS certificate was not accepted"
+    if any(word in text for word in ("RemoteDisconnected", "reset by peer", "Broken pipe")):
+        return "connection closed"
+    if "IncompleteRead" in text:
+        return "the answer ended too early"
+    return _one_line(text.rpartition("exception ")[2] or text)
+
+
+def _retry_after_s(answer: _Answer) -> float:
+    """Seconds that an answer asks to wait; 0 when it does not say."""
+    if isinstance(answer, MlflowException):
+        return 0.0
+    if not environment.MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER.get():
+        return 0.0
+    text = answer.headers.get("Retry-After", "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        moment = parsedate_to_datetime(text)
+    except (TypeError, ValueError):
+        return 0.0
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=timezone.utc)
+    return max((moment - datetime.now(timezone.utc)).total_seconds(), 0.0)
+
+
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
+    return mask_uris_in(" ".join(text.split()))[:300]

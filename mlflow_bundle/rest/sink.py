@@ -10,26 +10,49 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import NamedTuple
 
 from mlflow_bundle import provenance
 from mlflow_bundle.contracts import Content, Sink, SourceInfo
-from mlflow_bundle.entities import Entity, Experiment, LoggedModel, RegisteredModel, Run
+from mlflow_bundle.entities import (
+    Entity,
+    Experiment,
+    LoggedModel,
+    PlainEntity,
+    Prompt,
+    RegisteredModel,
+    Run,
+)
 from mlflow_bundle.errors import ConflictError, ServerError, SinkError
+from mlflow_bundle.importing import NEW, Importing, ImportOptions
+from mlflow_bundle.kinds.webhooks import Webhook
+from mlflow_bundle.patience import Patience
 from mlflow_bundle.progress import Progress, SilentProgress
-from mlflow_bundle.references import model_version_of, rewrite_tags
+from mlflow_bundle.references import LATE_TAGS, model_version_of
 from mlflow_bundle.remap import Placed, Remap
 from mlflow_bundle.report import Report
 from mlflow_bundle.rest import records
-from mlflow_bundle.rest.destination import Destination, ImportOptions
+from mlflow_bundle.rest.database_only import (
+    adjust_database_fields,
+    as_over_rest,
+    without_database_fields,
+)
+from mlflow_bundle.rest.databricks import SET_BY_DATABRICKS, make_parent
+from mlflow_bundle.rest.deleted_models import DeletedModels
+from mlflow_bundle.rest.destination import Destination
 from mlflow_bundle.rest.experiments import get_experiment, iter_experiments
-from mlflow_bundle.rest.logged_model_writer import LoggedModelWriter
+from mlflow_bundle.rest.logged_model_writer import LoggedModelWriter, is_deleted_by
 from mlflow_bundle.rest.marks import Marks
 from mlflow_bundle.rest.present import Present
+from mlflow_bundle.rest.refusals import is_forbidden
 from mlflow_bundle.rest.registry import list_registry
 from mlflow_bundle.rest.registry_writer import RegistryWriter
 from mlflow_bundle.rest.run_writer import RunWriter
 from mlflow_bundle.rest.session import API, Session
+from mlflow_bundle.rest.writers import RESERVED, make_writers
 from mlflow_bundle.selection import Selection
+from mlflow_bundle.users import map_users
 
 _UNSETTABLE_OF_EXPERIMENT = (
     "experiment_id",
@@ -40,8 +63,13 @@ _UNSETTABLE_OF_EXPERIMENT = (
 _CONFIRM_S = 0.5
 """Longer than another import needs between looking for a mark and setting its own."""
 
-_NEW = "(new)"
-"""Stands for the id of what a dry run would create."""
+
+class _RunToFinish(NamedTuple):
+    """A run to be deleted when its logged models have logged through it."""
+
+    run: Run
+    run_id: str
+    filling: bool
 
 
 class RestSink(Sink):
@@ -53,12 +81,14 @@ class RestSink(Sink):
         options: What the user asked of the import.
         jobs: Requests at once.
         progress: Told of objects and bytes.
+        workspace: The workspace that is written to; None at a server without workspaces.
+        patience: How long the server may be away.
 
     Raises:
         SinkError: The server cannot be reached.
     """
 
-    reserved_kinds = ("registered_model", "prompt", "experiment", "run", "logged_model")
+    reserved_kinds = ("registered_model", "prompt", "experiment", "run", "logged_model", *RESERVED)
     concurrent = True
 
     def __init__(
@@ -69,8 +99,10 @@ class RestSink(Sink):
         options: ImportOptions,
         jobs: int = 8,
         progress: Progress | None = None,
+        workspace: str | None = None,
+        patience: Patience | None = None,
     ) -> None:
-        session = Session(uri, error=SinkError, jobs=jobs)
+        session = Session(uri, error=SinkError, jobs=jobs, workspace=workspace, patience=patience)
         self._to = Destination(
             session=session,
             version=session.probe(),
@@ -79,23 +111,27 @@ class RestSink(Sink):
             options=options,
             progress=progress or SilentProgress(),
             files=ThreadPoolExecutor(jobs, thread_name_prefix="mlflow-bundle-upload"),
+            is_databricks=session.is_databricks,
+            reserved_tags=set(SET_BY_DATABRICKS) if session.is_databricks else set(),
         )
+        self.takes_files = options.artifacts == "copy"
         self._present = Present(session, self._to.version)
         self._marks = Marks(session, self._to.version, steal=options.steal)
         self._runs = RunWriter(self._to)
         self._logged_models = LoggedModelWriter(self._to)
+        self._deleted_models = DeletedModels(self._to)
+        self._writers = make_writers(self._to)
         self._registry: RegistryWriter | None = None
         self._by_name: dict[str, Experiment] = {}
-        self._made: set[str] = set()
-        self._deleted_here: set[str] = set()
+        self._made: dict[str, dict[str, str]] = {}
         self._listed: set[str] = set()
         self._lock = threading.Lock()
         self._to_confirm: list[str] = []
         self._confirming = threading.Lock()
         self._expected: set[str] = set()
         self._deferred: list[Content] = []
-        self._to_finish: list[tuple[str, bool, bool]] = []
-        self._to_delete: list[str] = []
+        self._to_finish: list[_RunToFinish] = []
+        self._to_delete: list[tuple[Experiment, str]] = []
 
     @property
     def requests(self) -> int:
@@ -107,11 +143,18 @@ class RestSink(Sink):
         """The server's URI without credentials."""
         return self._to.session.shown_uri
 
+    @property
+    def importing(self) -> Importing:
+        """This import, with the new ids."""
+        return self._to
+
     def begin(self, source: SourceInfo, selection: Selection) -> None:
         for experiment in iter_experiments(self._to.session):
             self._by_name[experiment.name] = experiment
         registry = list_registry(self._to.session, self._to.version, self._to.files)
         self._registry = RegistryWriter(self._to, registry)
+        for writer in self._writers.values():
+            writer.begin()
 
     @property
     def _models(self) -> RegistryWriter:
@@ -129,21 +172,32 @@ class RestSink(Sink):
             raise
 
     def _reserve(self, entity: Entity, *, dry: bool) -> None:
+        if _is_deleted(entity):
+            return
+        entity = without_database_fields(entity)
         if isinstance(entity, Experiment):
             self._reserve_experiment(entity, dry=dry)
         elif isinstance(entity, Run):
             self._reserve_run(entity, dry=dry)
         elif isinstance(entity, LoggedModel):
             self._reserve_logged_model(entity, dry=dry)
+        elif isinstance(entity, PlainEntity):
+            self._confirm()
+            entity = map_users(entity, self._to.options.users)
+            self._writers[entity.kind].reserve(entity, dry=dry)
         else:
             self._models.check(entity)
+            if isinstance(entity, Prompt) and self._to.options.renumber:
+                self._models.number(entity, dry=dry)
+            name = self._to.options.rename_models.get(entity.name, entity.name)
+            self._to.remap.place(entity.kind, entity.id, name)
             self._expected.add(entity.name)
 
     def _reserve_experiment(self, experiment: Experiment, *, dry: bool) -> None:
         name = self._name_here(experiment)
         here = self._by_name.get(name)
         if here is None and dry:
-            id, location = _NEW, ""
+            id, location = NEW, ""
         elif here is None:
             id, location = self._create_experiment(experiment, name)
         else:
@@ -155,13 +209,15 @@ class RestSink(Sink):
                         status=409,
                         hint="restore it there, or give it another name with --rename-experiment",
                     )
-                self._deleted_here.add(id)
+                self._to.deleted_experiments.add(id)
             elif not dry:
                 self._claim(id)
             if id not in self._listed:
                 self._present.list_experiment(id)
                 with self._lock:
                     self._listed.add(id)
+        if experiment.lifecycle_stage == "deleted":
+            self._to.to_delete.add((Experiment.kind, id))
         self._to.remap.place(
             Experiment.kind,
             experiment.id,
@@ -173,7 +229,13 @@ class RestSink(Sink):
     def _claim(self, experiment_id: str) -> None:
         """Mark an experiment that existed; :meth:`_confirm` sees whether the mark has stayed."""
         self._check_mark(experiment_id)
-        self._marks.mark(experiment_id)
+        try:
+            self._marks.mark(experiment_id)
+        except ServerError as exc:
+            if not is_forbidden(exc):
+                raise
+            # Whoever may not write to it needs no mark; what it lacks will be refused one by one.
+            return
         with self._lock:
             self._to_confirm.append(experiment_id)
 
@@ -190,7 +252,10 @@ class RestSink(Sink):
                 list(self._to.files.map(self._check_mark, claimed))
 
     def _create_experiment(self, experiment: Experiment, name: str) -> tuple[str, str]:
-        tags = provenance.carried_tags(experiment.tags)
+        if self._to.is_databricks:
+            make_parent(self._to.session, name)
+        # Adjustments are counted when everything has its place.
+        tags = self._to.tags_of(Experiment.kind, experiment.tags, report=Report())
         tags[provenance.ORIGIN] = provenance.origin_of(experiment.id, experiment.tags)
         tags[provenance.IMPORTER] = str(self._marks.new())
         try:
@@ -208,7 +273,8 @@ class RestSink(Sink):
             id = made
         self._marks.mark(id, written=True)
         with self._lock:
-            self._made.add(experiment.id)
+            self._made[experiment.id] = _late(tags)
+            self._to.new_experiments.add(id)
         for field in _UNSETTABLE_OF_EXPERIMENT:
             self._to.report.adjust(Experiment.kind, field)
         if name != experiment.name:
@@ -237,15 +303,17 @@ class RestSink(Sink):
         here = self._present.run(place.id, _origins(run.id, run.tags))
         if here is not None:
             id, root = here.id, here.info.artifact_uri
-        elif place.id in self._deleted_here:
+        elif place.id in self._to.deleted_experiments:
             raise SinkError(
                 f"run {run.id}: its experiment is deleted at the destination", status=409
             )
         elif dry:
-            id, root = _NEW, ""
+            id, root = NEW, ""
         else:
             info = self._runs.create(run, place.id)
             id, root = info.run_id, info.artifact_uri
+        if run.info.lifecycle_stage == "deleted":
+            self._to.to_delete.add((Run.kind, id))
         self._to.remap.place(
             Run.kind, run.id, id, source_root=run.info.artifact_uri, sink_root=root
         )
@@ -253,10 +321,13 @@ class RestSink(Sink):
     def _reserve_logged_model(self, model: LoggedModel, *, dry: bool) -> None:
         self._confirm()
         place = self._experiment_of(model.experiment_id, LoggedModel.kind, model.id)
-        here = self._present.logged_model(place.id, _origins(model.id, model.tags))
+        origins = _origins(model.id, model.tags)
+        here = self._present.logged_model(place.id, origins)
+        if here is None:
+            here = self._deleted_models.find(place.id, model, origins)
         if here is not None:
             id, root = here.id, here.artifact_location
-        elif place.id in self._deleted_here:
+        elif place.id in self._to.deleted_experiments:
             raise SinkError(
                 f"logged model {model.id}: its experiment is deleted at the destination",
                 status=409,
@@ -267,7 +338,7 @@ class RestSink(Sink):
                 f"logged model {model.id}: its run could not be made; import again", status=409
             )
         elif dry:
-            id, root = _NEW, ""
+            id, root = NEW, ""
         else:
             info = self._logged_models.create(model, place.id)
             id, root = info.model_id, info.artifact_uri
@@ -286,6 +357,9 @@ class RestSink(Sink):
     # Contents
 
     def examine(self, content: Content) -> None:
+        if _is_deleted(content.entity):
+            return
+        content = as_over_rest(content)
         entity = content.entity
         if isinstance(entity, Run | LoggedModel):
             placed = self._to.remap.find(entity.kind, entity.id)
@@ -299,23 +373,41 @@ class RestSink(Sink):
                 self._logged_models.examine(content, placed, here)
         elif isinstance(entity, RegisteredModel):
             self._models.examine(content)
+        elif isinstance(entity, PlainEntity):
+            self._writers[entity.kind].examine(self._with_users(content, entity))
         elif self._experiment_here(entity) is not None:
             self._to.report.found(Experiment.kind)
             self._new_experiment_tags(entity)
 
     def put(self, content: Content) -> None:
         self._confirm()
+        adjust_database_fields(content.entity, self._to.report)
+        if _is_deleted(content.entity):
+            self._to.report.adjust(content.entity.kind, "deleted_timestamp (left out)")
+            return
+        content = as_over_rest(content)
         entity = content.entity
         if isinstance(entity, Experiment):
             self._put_experiment(entity)
         elif isinstance(entity, RegisteredModel):
             self._put_registered_model(content, entity)
             return
+        elif isinstance(entity, PlainEntity):
+            self._writers[entity.kind].put(self._with_users(content, entity))
         else:
             placed = self._to.remap.find(entity.kind, entity.id)
             if placed is not None:
                 self._put_in_experiment(content, placed)
         self._to.progress.advance(1)
+
+    def _with_users(self, content: Content, entity: PlainEntity) -> Content:
+        """Return a plain entity and its items with the users that they have here."""
+        users = self._to.options.users
+        return replace(
+            content,
+            entity=map_users(entity, users),
+            items=lambda: (map_users(item, users) for item in content.items()),
+        )
 
     def _put_registered_model(self, content: Content, model: RegisteredModel) -> None:
         """Write a model, or put it off while models that it copies versions of are not there."""
@@ -325,6 +417,10 @@ class RestSink(Sink):
                 return
         try:
             self._models.write(content)
+        except ServerError:
+            for version in model.versions:
+                self._models.await_model_of(version)
+            raise
         finally:
             with self._lock:
                 self._expected.discard(model.name)
@@ -365,12 +461,15 @@ class RestSink(Sink):
             if delete:
                 # Its logged models still have metrics to log through it.
                 with self._lock:
-                    self._to_finish.append((placed.id, filling, delete))
+                    self._to_finish.append(_RunToFinish(entity, placed.id, filling))
             else:
                 self._runs.finish(placed.id, filling=filling, delete=False)
-        else:
+        elif isinstance(entity, LoggedModel):
             model_here = here if isinstance(here, LoggedModel) else None
             self._logged_models.write(content, placed, model_here)
+            if is_deleted_by(entity, model_here):
+                place = self._experiment_of(entity.experiment_id, entity.kind, entity.id)
+                self._deleted_models.delete_later(place.id, entity, placed.id)
 
     def _here(self, entity: Entity) -> Run | LoggedModel | None:
         """The entity at the server before this import."""
@@ -379,36 +478,45 @@ class RestSink(Sink):
             return place and self._present.run(place.id, _origins(entity.id, entity.tags))
         if isinstance(entity, LoggedModel):
             place = self._to.remap.find(Experiment.kind, entity.experiment_id)
-            return place and self._present.logged_model(place.id, _origins(entity.id, entity.tags))
+            origins = _origins(entity.id, entity.tags)
+            active = place and self._present.logged_model(place.id, origins)
+            return active or self._deleted_models.found(entity)
         return None
 
     def _put_experiment(self, experiment: Experiment) -> None:
         place = self._to.remap.find(Experiment.kind, experiment.id)
         if place is None:
             return
-        if experiment.id in self._made:
+        made = self._made.get(experiment.id)
+        if made is not None:
+            late = _late(self._to.tags_of(Experiment.kind, experiment.tags))
+            changed = {key: value for key, value in late.items() if value != made.get(key)}
+            self._set_experiment_tags(experiment, place.id, changed)
             self._to.report.did(Experiment.kind)
-        elif place.id in self._deleted_here:
+        elif place.id in self._to.deleted_experiments:
             self._to.report.found(Experiment.kind)
             return
         else:
             self._update_experiment(experiment, place.id)
         if experiment.lifecycle_stage == "deleted":
             with self._lock:
-                self._to_delete.append(place.id)
+                self._to_delete.append((experiment, place.id))
 
     def _update_experiment(self, experiment: Experiment, id: str) -> None:
         new_tags = self._new_experiment_tags(experiment)
-        for key, value in new_tags.items():
+        self._set_experiment_tags(experiment, id, new_tags)
+        if new_tags:
+            self._to.report.did(Experiment.kind)
+        else:
+            self._to.report.found(Experiment.kind)
+
+    def _set_experiment_tags(self, experiment: Experiment, id: str, tags: dict[str, str]) -> None:
+        for key, value in tags.items():
             self._to.session.post(
                 f"{API}experiments/set-experiment-tag",
                 {"experiment_id": id, "key": key, "value": value},
                 what=f"experiment {experiment.name!r}",
             )
-        if new_tags:
-            self._to.report.did(Experiment.kind)
-        else:
-            self._to.report.found(Experiment.kind)
 
     def _experiment_here(self, experiment: Experiment) -> Experiment | None:
         """The experiment at the server before this import."""
@@ -423,27 +531,55 @@ class RestSink(Sink):
         here = self._experiment_here(experiment)
         if here is None:
             return {}
-        tags = provenance.carried_tags(experiment.tags)
-        tags = rewrite_tags(Experiment.kind, tags, self._to.remap, self._to.report)
+        tags = self._to.tags_of(Experiment.kind, experiment.tags)
         tags.pop(provenance.ORIGIN, None)
         return self._to.changed(Experiment.kind, experiment.name, "tags", here.tags, tags)
 
     def finish(self) -> None:
         self._put_deferred()
+        for writer in self._writers.values():
+            writer.finish()
 
-        def finish_run(job: tuple[str, bool, bool]) -> None:
-            run_id, filling, delete = job
-            self._runs.finish(run_id, filling=filling, delete=delete)
-
-        list(self._to.files.map(finish_run, self._to_finish))
-        for experiment_id in self._to_delete:
+        list(self._to.files.map(self._delete_run, self._to_finish))
+        # Nothing names or fills them any more: a deleted one takes no model version.
+        self._deleted_models.delete()
+        for experiment, experiment_id in self._to_delete:
             self._marks.release(experiment_id)
+            self._delete_experiment(experiment, experiment_id)
+        for writer in self._writers.values():
+            writer.complete()
+        self._marks.clear()
+
+    def _delete_run(self, job: _RunToFinish) -> None:
+        try:
+            self._runs.finish(job.run_id, filling=job.filling, delete=True)
+        except ServerError as exc:
+            if exc.status is None:
+                raise
+            self._to.report.lose(
+                Run.kind,
+                job.run.id,
+                f"it could not be deleted: {exc.message}",
+                field="lifecycle_stage",
+                parent=job.run.info.experiment_id,
+            )
+
+    def _delete_experiment(self, experiment: Experiment, experiment_id: str) -> None:
+        try:
             self._to.session.post(
                 f"{API}experiments/delete",
                 {"experiment_id": experiment_id},
                 what=f"experiment {experiment_id}",
             )
-        self._marks.clear()
+        except ServerError as exc:
+            if exc.status is None:
+                raise
+            self._to.report.lose(
+                Experiment.kind,
+                experiment.id,
+                f"it could not be deleted: {exc.message}",
+                field="lifecycle_stage",
+            )
 
     def abort(self) -> None:
         try:
@@ -454,9 +590,21 @@ class RestSink(Sink):
 
     def close(self) -> None:
         self._to.files.shutdown(wait=True, cancel_futures=True)
+        for writer in self._writers.values():
+            writer.close()
         self._present.close()
         self._to.remap.close()
 
 
+def _late(tags: dict[str, str]) -> dict[str, str]:
+    """Tags of an experiment that name what is placed after it."""
+    return {key: value for key, value in tags.items() if key in LATE_TAGS[Experiment.kind]}
+
+
 def _origins(id: str, tags: dict[str, str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys((provenance.origin_of(id, tags), id)))
+
+
+def _is_deleted(entity: Entity) -> bool:
+    """Whether it is the row of a webhook that was deleted, which servers never show."""
+    return isinstance(entity, Webhook) and bool(entity.deleted_timestamp)

@@ -2,15 +2,17 @@
 
 Selecting lists everything asked for into a spool, in few requests; handing out follows the spool
 in path order and fetches histories, artifact listings and small artifacts ahead in parallel.
-Nothing is fetched twice and nothing is ever written to the server.
+Nothing is fetched twice and nothing is written to the server, except what the user permits with
+``list_label_schemas``.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,56 +21,62 @@ from mlflow_bundle import layout, provenance
 from mlflow_bundle.archive import order_key
 from mlflow_bundle.contracts import (
     MODE_OF_POLICY,
-    ArtifactFile,
     ArtifactPolicy,
     ArtifactTree,
     Content,
+    FileReading,
+    HistoryReading,
     NoArtifacts,
-    OpenedArtifact,
     Source,
     SourceInfo,
+    Wanted,
     no_histories,
+    no_items,
 )
+from mlflow_bundle.decoding import prepared
 from mlflow_bundle.entities import (
-    RECORDS,
     VERSION_KIND,
     Entity,
     Experiment,
     LoggedModel,
-    ModelInput,
+    MetricHistory,
     ModelVersion,
+    PlainEntity,
     Prompt,
     RegisteredModel,
     Run,
-    RunInputs,
 )
 from mlflow_bundle.errors import ServerError, SourceError
+from mlflow_bundle.files_ahead import with_files_ahead
+from mlflow_bundle.kinds import ALL_KINDS, KINDS, RECORDS
+from mlflow_bundle.kinds.traces import TRACED_MODEL, Trace
+from mlflow_bundle.patience import Patience
 from mlflow_bundle.prefetch import ordered_prefetch
-from mlflow_bundle.references import is_below, logged_model_id_of, model_version_of, run_id_of
+from mlflow_bundle.references import logged_model_id_of, model_version_of, run_id_of
 from mlflow_bundle.report import Report
 from mlflow_bundle.rest import records
-from mlflow_bundle.rest.artifacts import SMALL_BYTES, ArtifactOwner, ProxyRoots, open_tree
+from mlflow_bundle.rest.artifacts import ArtifactOwner, ProxyRoots, open_tree
 from mlflow_bundle.rest.experiments import iter_experiments
 from mlflow_bundle.rest.histories import HistoryBatch, HistoryRequest
+from mlflow_bundle.rest.logged_models import get_logged_model
+from mlflow_bundle.rest.model_links import RUNS_PER_QUERY, with_model_links
+from mlflow_bundle.rest.notebooks import Notebooks
+from mlflow_bundle.rest.readers import Chosen, Fetched, Reading, make_readers
+from mlflow_bundle.rest.refusals import is_forbidden, report_hidden, without_refused
 from mlflow_bundle.rest.registry import list_registry
 from mlflow_bundle.rest.session import API, Session, since
-from mlflow_bundle.rest.uncarried import report_uncarried
 from mlflow_bundle.selection import Selection, require_matches
 from mlflow_bundle.spool import Selected, Spool
+from mlflow_bundle.version_files import lost_holders, own_locations
 
 ItemT = TypeVar("ItemT")
 
 _EXPERIMENTS_PER_SEARCH = 20
 _RUNS_PER_PAGE = 1000
-_MODELS_PER_PAGE = 1000
 _RUNS_PER_BATCH = 100
-_ALIASES_PER_QUERY = 10
-"""GraphQL root fields per query (mlflow/server/graphql)."""
 
-_FILES_AHEAD_BYTES = 64 * 1024 * 1024
-_FILES_AHEAD = 64
-_LISTINGS_AHEAD = 32
 _BATCHES_AHEAD = 2
+_ROWS_AT_ONCE = 500
 
 
 class RestSource(Source):
@@ -78,22 +86,53 @@ class RestSource(Source):
         uri: Tracking URI.
         jobs: Requests at once.
         artifacts: Whether artifact files are handed out, or only where they lie.
+        notebook_formats: Formats in which Databricks notebooks join the artifacts of their runs.
+        workspace: The only workspace that is read; None at a server without workspaces.
+        list_label_schemas: Whether label schemas are listed even where that makes the server add
+            its default one; nothing else is ever written.
+        patience: How long the server may be away.
 
     Raises:
         SourceError: The server cannot be reached.
     """
 
-    def __init__(self, uri: str, *, jobs: int = 8, artifacts: ArtifactPolicy = "copy") -> None:
-        self._session = Session(uri, error=SourceError, jobs=jobs)
+    def __init__(
+        self,
+        uri: str,
+        *,
+        jobs: int = 8,
+        artifacts: ArtifactPolicy = "copy",
+        notebook_formats: tuple[str, ...] = (),
+        workspace: str | None = None,
+        list_label_schemas: bool = False,
+        patience: Patience | None = None,
+    ) -> None:
+        self._session = Session(
+            uri, error=SourceError, jobs=jobs, workspace=workspace, patience=patience
+        )
         self._version = self._session.probe()
         self._jobs = jobs
         self._policy = artifacts
         self._spool = Spool()
         self._pool = ThreadPoolExecutor(jobs, thread_name_prefix="mlflow-bundle-read")
         self._roots = ProxyRoots(self._session)
+        self._readers = make_readers(
+            Reading(
+                session=self._session,
+                version=self._version,
+                pool=self._pool,
+                lose=lambda *args, **fields: self._report.lose(*args, **fields),
+                note=lambda text: self._report.note(text),
+                tree=self._tree,
+                list_label_schemas=list_label_schemas,
+            )
+        )
+        self._notebooks = Notebooks(self._session, notebook_formats)
         self._lock = threading.Lock()
         self._linked_models: dict[str, str] = {}
         self._experiments: dict[str, Experiment] = {}
+        self._refused: dict[tuple[str, str], ServerError] = {}
+        """Runs and logged models, by kind and id, that the server did not give and that exist."""
         self._report = Report()
 
     @property
@@ -112,12 +151,16 @@ class RestSource(Source):
     def select(self, selection: Selection, report: Report) -> None:
         self._report = report
         self._experiments = {e.experiment_id: e for e in iter_experiments(self._session)}
-        models = (
-            list_registry(self._session, self._version, self._pool)
-            if selection.everything or selection.models
-            else {}
+        models = self._list_models(selection)
+        selection = without_refused(
+            self._session,
+            selection,
+            experiments=self._experiments.values(),
+            models=models,
+            lose=report.lose,
         )
         self._require(selection, models)
+        report_hidden(self._session, selection, report)
         chosen = [
             e
             for e in self._experiments.values()
@@ -125,18 +168,31 @@ class RestSource(Source):
         ]
         self._add_experiments(chosen)
         self._add_runs_of(chosen, selection)
-        self._add_single_runs(selection.run_ids, [])
+        needed = () if selection.lenient else selection.run_ids
+        self._add_single_runs(needed, selection.run_ids)
         self._add_models(models, selection)
-        report_uncarried(
-            self._session,
-            self._version,
-            chosen,
-            self._pool,
-            report,
-            whole_server=selection.everything,
-        )
-        for kind in RECORDS:
-            report.plan(kind, self._spool.count(kind))
+        prompts = [
+            f"{model.name}/{version.version}"
+            for model in models.values()
+            if isinstance(model, Prompt) and selection.matches_model(model.name)
+            for version in model.versions
+        ]
+        self._add_plain_entities(chosen, prompts, selection)
+        for kind in ALL_KINDS:
+            count = self._spool.count(kind)
+            if count or kind not in KINDS:
+                report.plan(kind, count)
+
+    def _list_models(self, selection: Selection) -> dict[str, RegisteredModel]:
+        if not (selection.everything or selection.models):
+            return {}
+        try:
+            return list_registry(self._session, self._version, self._pool)
+        except ServerError as exc:
+            if not (is_forbidden(exc) and selection.everything):
+                raise
+            self._report.lose(RegisteredModel.kind, "all", exc.message)
+            return {}
 
     def _require(self, selection: Selection, models: dict[str, RegisteredModel]) -> None:
         require_matches(
@@ -183,12 +239,31 @@ class RestSource(Source):
             )
             for page in pages:
                 runs = [(run.record(), run.estimates()) for run in page.runs]
-                self._add_run_rows(self._with_model_inputs(runs))
+                self._add_run_rows(self._with_model_links(runs))
 
-        list(self._pool.map(search, groups))
+        self._search_groups(search, groups, Run.kind)
         if not selection.has_window:
-            list(self._pool.map(self._search_logged_models, groups))
+            self._search_groups(self._search_logged_models, groups, LoggedModel.kind)
         self._add_logged_models_of_runs()
+
+    def _search_groups(
+        self, search: Callable[[list[str]], None], groups: list[list[str]], kind: str
+    ) -> None:
+        """Search groups of experiments side by side; one that may not be read loses its own."""
+
+        def guarded(group: list[str]) -> None:
+            try:
+                search(group)
+            except ServerError as exc:
+                if not is_forbidden(exc):
+                    raise
+                if len(group) > 1:
+                    for experiment_id in group:
+                        guarded([experiment_id])
+                else:
+                    self._report.lose(kind, "all", exc.message, parent=group[0])
+
+        list(self._pool.map(guarded, groups))
 
     def _add_run_rows(self, runs: Iterable[tuple[Run, dict[str, int]]]) -> None:
         rows = []
@@ -198,48 +273,45 @@ class RestSource(Source):
                 self._linked_models.update(dict.fromkeys(_model_ids([run]), run.info.experiment_id))
         self._spool.add(rows)
 
-    def _with_model_inputs(
+    def _with_model_links(
         self, runs: list[tuple[Run, dict[str, int]]]
     ) -> Iterator[tuple[Run, dict[str, int]]]:
-        """Add the logged models that runs read: searching does not tell them."""
+        """Add the logged models that runs read and made."""
         if not since(self._version, 3, 0):
             yield from runs
             return
-        for start in range(0, len(runs), _ALIASES_PER_QUERY):
-            group = runs[start : start + _ALIASES_PER_QUERY]
-            inputs = self._model_inputs([run.id for run, _ in group])
-            for run, estimates in group:
-                found = inputs.get(run.id, [])
-                yield (_with_inputs(run, found) if found else run), estimates
+        for start in range(0, len(runs), RUNS_PER_QUERY):
+            group = runs[start : start + RUNS_PER_QUERY]
+            linked = with_model_links(self._session, [run for run, _ in group], self._link_of)
+            yield from zip(linked, [estimates for _, estimates in group], strict=True)
 
-    def _model_inputs(self, run_ids: list[str]) -> dict[str, list[str]]:
-        fields = " ".join(
-            f'r{i}: mlflowGetRun(input: {{runId: "{run_id}"}})'
-            " { run { inputs { modelInputs { modelId } } } }"
-            for i, run_id in enumerate(run_ids)
-        )
+    def _link_of(self, run_id: str) -> Run | None:
+        """One run with its logged models; a loss when it cannot be had."""
         try:
-            answer = self._session.post(
-                "/graphql",
-                {"query": f"{{ {fields} }}"},
-                what="model inputs of runs",
-            )
-            data = answer["data"]
-            return {
-                run_id: [
-                    entry["modelId"]
-                    for entry in (data[f"r{i}"]["run"]["inputs"] or {}).get("modelInputs") or []
-                ]
-                for i, run_id in enumerate(run_ids)
-            }
-        except (ServerError, KeyError, TypeError) as exc:
-            if isinstance(exc, ServerError) and exc.status is None:
+            run = self._get_run(run_id)
+        except ServerError as exc:
+            if exc.status is None:
                 raise
-        return {
-            run_id: [entry.model_id for entry in run.inputs.model_inputs]
-            for run_id in run_ids
-            if (run := self._get_run(run_id)) is not None
-        }
+            self._report.lose(Run.kind, run_id, exc.message, field="inputs, outputs")
+            return None
+        return run.record() if run is not None else None
+
+    def _get_run_or_lose(self, run_id: str) -> records.RestRun | None:
+        """As `_get_run`; one that may not be read is a loss and one of `_refused`."""
+        try:
+            return self._get_run(run_id)
+        except ServerError as exc:
+            if not is_forbidden(exc):
+                raise
+            self._lose_refused(Run.kind, run_id, exc)
+            return None
+
+    def _lose_refused(self, kind: str, id: str, exc: ServerError) -> None:
+        with self._lock:
+            if (kind, id) in self._refused:
+                return
+            self._refused[kind, id] = exc
+        self._report.lose(kind, id, exc.message)
 
     def _get_run(self, run_id: str) -> records.RestRun | None:
         """Return one run, or None when there is none of that id."""
@@ -259,13 +331,19 @@ class RestSource(Source):
     def _add_single_runs(self, run_ids: Iterable[str], optional: Iterable[str]) -> list[str]:
         """Add runs by id with their experiments and logged models; return the ids found.
 
+        One that may not be read is a loss.
+
         Raises:
             SelectionError: One of ``run_ids`` does not exist.
         """
         wanted = list(dict.fromkeys([*run_ids, *optional]))
         missing = [id for id in wanted if self._spool.find(Run.kind, id) is None]
-        fetched = dict(zip(missing, self._pool.map(self._get_run, missing), strict=True))
-        found = [id for id in wanted if fetched.get(id) is not None or id not in fetched]
+        fetched = dict(zip(missing, self._pool.map(self._get_run_or_lose, missing), strict=True))
+        found = [
+            id
+            for id in wanted
+            if fetched.get(id) is not None or id not in fetched or (Run.kind, id) in self._refused
+        ]
         require_matches(
             Selection(run_ids=tuple(run_ids)), run_ids=found, where=self._session.shown_uri
         )
@@ -285,11 +363,15 @@ class RestSource(Source):
             linked, self._linked_models = self._linked_models, {}
         self._add_single_logged_models(linked)
         for model_id, experiment_id in linked.items():
-            if self._spool.find(LoggedModel.kind, model_id) is None:
+            if (
+                self._spool.find(LoggedModel.kind, model_id) is None
+                and (LoggedModel.kind, model_id) not in self._refused
+            ):
                 self._report.lose(
                     LoggedModel.kind,
                     model_id,
-                    "a run names it and the server does not show it: it was deleted there",
+                    "a run names it and the server does not show it: it was deleted there "
+                    "(MLflow 3.7 and newer show it all the same, unless it is gone for good)",
                     parent=experiment_id,
                 )
 
@@ -298,7 +380,7 @@ class RestSource(Source):
             return
         query = {
             "experiment_ids": experiment_ids,
-            "max_results": _MODELS_PER_PAGE,
+            "max_results": self._session.logged_models_per_page,
             "order_by": [{"field_name": "creation_timestamp", "ascending": True}],
         }
         pages = self._session.iter_pages(
@@ -330,19 +412,12 @@ class RestSource(Source):
 
     def _get_logged_model(self, model_id: str) -> LoggedModel | None:
         try:
-            answer: records.RestLoggedModelAnswer = self._session.get(
-                f"{API}logged-models/{model_id}",
-                type=records.RestLoggedModelAnswer,
-                what=f"logged model {model_id}",
-            )
+            return get_logged_model(self._session, model_id)
         except ServerError as exc:
-            if self._session.is_missing(exc):
-                return None
             if exc.status is None:
                 raise
-            self._report.lose(LoggedModel.kind, model_id, exc.message)
+            self._lose_refused(LoggedModel.kind, model_id, exc)
             return None
-        return answer.model.record()
 
     # The registry
 
@@ -386,6 +461,54 @@ class RestSource(Source):
             )
             self._spool.add([_row(model, "")])
             self._report.plan(VERSION_KIND[model.kind], len(model.versions))
+
+    def _add_plain_entities(
+        self, experiments: list[Experiment], prompts: list[str], selection: Selection
+    ) -> None:
+        chosen = Chosen(
+            experiments=tuple(experiments),
+            whole_server=selection.everything,
+            runs=lambda: (_decode_run(row)[0] for row in self._spool.iterate(Run.kind)),
+            prompt_versions=tuple(prompts),
+        )
+        named: set[str] = set()
+        for reader in self._readers.values():
+            rows = (
+                self._plain_row(entity, named)
+                for entity in reader.select(chosen)
+                if selection.matches_plain(entity)
+            )
+            try:
+                # Not all at once: a reader may look at the spool meanwhile.
+                while some := list(itertools.islice(rows, _ROWS_AT_ONCE)):
+                    self._spool.add(some)
+            except ServerError as exc:
+                if exc.status is None:
+                    raise
+                # A kind that the server does not know cannot be lost.
+                if not self._session.is_absent(exc):
+                    self._report.lose(reader.kind.name, "all", exc.message)
+        if not selection.has_window:
+            self._add_deleted_models(named, {e.experiment_id for e in experiments})
+
+    def _plain_row(self, entity: PlainEntity, named: set[str]) -> Selected:
+        """The row of an entity; a logged model it names that no listing gave joins ``named``."""
+        if isinstance(entity, Trace):
+            id = logged_model_id_of(f"models:/{entity.metadata.get(TRACED_MODEL)}")
+            if id is not None and self._spool.find(LoggedModel.kind, id) is None:
+                named.add(id)
+        return _row(entity, entity.parent)
+
+    def _add_deleted_models(self, named: set[str], experiment_ids: set[str]) -> None:
+        """Add the deleted logged models of the chosen experiments among those that traces name."""
+        found = self._pool.map(self._get_logged_model, sorted(named))
+        self._spool.add(
+            _row(model, model.experiment_id)
+            for model in found
+            if model is not None
+            and model.lifecycle_stage == "deleted"
+            and model.experiment_id in experiment_ids
+        )
 
     def _add_version_needs(self, versions: list[ModelVersion], selection: Selection) -> None:
         run_ids = [v.run_id for v in versions if v.run_id]
@@ -432,45 +555,33 @@ class RestSource(Source):
         for row in self._spool.iterate(kind):
             yield _decode(row)
 
-    def iter_contents(self, *, listing_only: bool = False) -> Iterator[Content]:
+    def iter_contents(
+        self,
+        *,
+        files: FileReading = "open",
+        histories: HistoryReading = True,
+        wanted: Wanted | None = None,
+    ) -> Iterator[Content]:
         batches = ordered_prefetch(
-            self._batches(),
-            (lambda batch: None) if listing_only else self._start_batch,
+            self._batches(wanted),
+            self._start_batch if histories else (lambda batch: None),
             budget=_BATCHES_AHEAD,
         )
-        listed = ordered_prefetch(self._units(batches), self._start_listing, budget=_LISTINGS_AHEAD)
-        files = ordered_prefetch(
-            self._files(listed),
-            (lambda step: None) if listing_only else self._start_file,
-            budget=_FILES_AHEAD_BYTES,
-            cost=lambda step: step.cost,
-            most=_FILES_AHEAD,
-        )
-        for step, _ in files:
-            if step.file is not None:
-                continue
-            unit = step.unit
-            yield Content(
-                entity=unit.entity,
-                artifacts=_PrefetchedTree(unit.trees[0], files) if unit.trees else NoArtifacts(),
-                histories=unit.histories,
-                version_artifacts={
-                    number: _PrefetchedTree(tree, files)
-                    for number, tree in unit.version_trees.items()
-                },
-            )
-            if unit.last_of is not None:
-                unit.last_of.close()
+        contents = self._contents(batches)
+        for content, last_of in with_files_ahead(contents, self._pool, files=files):
+            yield content
+            if last_of is not None:
+                last_of.close()
 
-    def _batches(self) -> Iterator[list[Selected]]:
-        """Consecutive runs of one experiment together, everything else alone."""
+    def _batches(self, wanted: Wanted | None) -> Iterator[list[Selected]]:
+        """Consecutive entities of one kind and experiment, as many as are fetched together."""
         batch: list[Selected] = []
         for row in self._spool.iterate():
+            if wanted is not None and not wanted(row.kind, row.id, row.parent):
+                continue
             if batch and (
-                row.kind != Run.kind
-                or batch[0].kind != Run.kind
-                or row.parent != batch[0].parent
-                or len(batch) == _RUNS_PER_BATCH
+                (row.kind, row.parent) != (batch[0].kind, batch[0].parent)
+                or len(batch) == self._batch_size(row.kind)
             ):
                 yield batch
                 batch = []
@@ -478,7 +589,16 @@ class RestSource(Source):
         if batch:
             yield batch
 
-    def _start_batch(self, batch: list[Selected]) -> HistoryBatch | None:
+    def _batch_size(self, kind: str) -> int:
+        if kind == Run.kind:
+            return _RUNS_PER_BATCH
+        reader = self._readers.get(kind)
+        return reader.batch_size if reader is not None else 1
+
+    def _start_batch(self, batch: list[Selected]) -> HistoryBatch | Fetched | None:
+        reader = self._readers.get(batch[0].kind)
+        if reader is not None:
+            return reader.start([_decode_plain(row) for row in batch])
         if batch[0].kind != Run.kind:
             return None
         wanted = []
@@ -488,165 +608,87 @@ class RestSource(Source):
         bulk_runs = 100 if since(self._version, 2, 11) else 20 if since(self._version, 2, 2) else 0
         return HistoryBatch(self._session, self._pool, wanted, bulk_runs=bulk_runs)
 
-    def _units(
-        self, batches: Iterable[tuple[list[Selected], HistoryBatch | None]]
-    ) -> Iterator[_Unit]:
-        for batch, histories in batches:
-            if histories is not None:
-                histories.wait()
+    def _contents(
+        self, batches: Iterable[tuple[list[Selected], HistoryBatch | Fetched | None]]
+    ) -> Iterator[tuple[Content, HistoryBatch | Fetched | None]]:
+        """Yield contents, the last of a batch with what nobody needs after it."""
+        for batch, fetched in batches:
+            if fetched is not None:
+                fetched.wait()
             for row in batch:
-                unit = self._unit(_decode(row), histories)
-                if row is batch[-1]:
-                    unit.last_of = histories
-                yield unit
+                if isinstance(fetched, Fetched) or row.kind in self._readers:
+                    content = self._plain_content(_decode_plain(row), fetched)
+                else:
+                    content = self._content(_decode(row), fetched)
+                yield content, fetched if row is batch[-1] else None
 
-    def _unit(self, entity: Entity, batch: HistoryBatch | None) -> _Unit:
-        unit = _Unit(entity=entity)
+    def _plain_content(
+        self, entity: PlainEntity, fetched: HistoryBatch | Fetched | None
+    ) -> Content:
+        items: Callable[[], Iterable[msgspec.Struct]] = no_items
+        if isinstance(fetched, Fetched):
+            id = entity.id
+            entity = fetched.entity(entity)
+            items = partial(fetched.items, id)
+            for field_name, reason in fetched.failures(id):
+                self._report.lose(entity.kind, id, reason, field=field_name, parent=entity.parent)
+        tree = self._readers[entity.kind].tree(entity)
+        return Content(entity=entity, artifacts=tree or NoArtifacts(), items=items)
+
+    def _content(self, entity: Entity, batch: HistoryBatch | Fetched | None) -> Content:
         if isinstance(entity, Run):
-            run = entity
-            if batch is not None:
-                unit.histories = lambda: batch.histories(run.id)
-                for key, reason in batch.failures(run.id):
-                    self._report.lose(
-                        Run.kind,
-                        run.id,
-                        reason,
-                        field=f'metrics["{key}"]',
-                        parent=run.info.experiment_id,
-                    )
-            unit.trees = [self._tree(run.info.artifact_uri, ArtifactOwner("run", run.id))]
-        elif isinstance(entity, LoggedModel):
+            return self._run_content(entity, batch)
+        if isinstance(entity, LoggedModel):
             owner = ArtifactOwner("logged_model", entity.id)
-            unit.trees = [self._tree(entity.artifact_location, owner)]
-        elif isinstance(entity, RegisteredModel) and not isinstance(entity, Prompt):
+            return Content(entity=entity, artifacts=self._tree(entity.artifact_location, owner))
+        if isinstance(entity, RegisteredModel) and not isinstance(entity, Prompt):
             self._report_lost_files(entity)
-            unit.version_trees = {
+            trees = {
                 version.version: self._tree(
-                    uri,
-                    ArtifactOwner("model_version", f"{version.name}/{version.version}"),
+                    uri, ArtifactOwner("model_version", f"{version.name}/{version.version}")
                 )
-                # Directories sort as text: versions/10 comes before versions/2.
-                for version in sorted(entity.versions, key=lambda v: str(v.version))
-                if (uri := self._own_files(version)) is not None
+                for version, uri in own_locations(entity, self._is_selected)
             }
-        return unit
+            return Content(entity=entity, version_artifacts=trees)
+        return Content(entity=entity)
+
+    def _run_content(self, run: Run, batch: HistoryBatch | Fetched | None) -> Content:
+        histories: Callable[[], Iterable[MetricHistory]] = no_histories
+        if isinstance(batch, HistoryBatch):
+            histories = partial(batch.histories, run.id)
+            for key, reason in batch.failures(run.id):
+                self._report.lose(
+                    Run.kind,
+                    run.id,
+                    reason,
+                    field=f'metrics["{key}"]',
+                    parent=run.info.experiment_id,
+                )
+        tree = self._tree(run.info.artifact_uri, ArtifactOwner("run", run.id))
+        return Content(entity=run, artifacts=self._notebooks.join(run, tree), histories=histories)
 
     def _tree(self, uri: str, owner: ArtifactOwner) -> ArtifactTree:
         if self._policy != "copy" or not uri:
             return NoArtifacts(MODE_OF_POLICY[self._policy])
         return open_tree(self._session, uri, owner, self._roots)
 
-    def _own_files(self, version: ModelVersion) -> str | None:
-        """Where a version's files lie, unless a run or logged model that is moved holds them."""
-        uri = version.storage_location or version.source
-        if run_id_of(uri) is not None or uri.startswith("models:/") or not uri:
-            return None
-        model_id = logged_model_id_of(uri)
-        if model_id is not None and self._spool.find(LoggedModel.kind, model_id) is not None:
-            return None
-        if version.run_artifact_uri and is_below(uri, version.run_artifact_uri):
-            return None
-        return uri
+    def _is_selected(self, kind: str, id: str) -> bool:
+        return self._spool.find(kind, id) is not None
 
     def _report_lost_files(self, model: RegisteredModel) -> None:
         """List the versions whose files lay in a run or logged model that is gone."""
-        for version in model.versions:
-            model_id, run_id = logged_model_id_of(version.source), run_id_of(version.source)
-            for kind, id in ((LoggedModel.kind, model_id), (Run.kind, run_id)):
-                if id is not None and self._spool.find(kind, id) is None:
-                    self._report.lose(
-                        "model_version",
-                        f"{version.name}/{version.version}",
-                        f"its files belong to {kind.replace('_', ' ')} {id}, which was deleted",
-                        field="artifacts",
-                    )
-
-    def _start_listing(self, unit: _Unit) -> None:
-        unit.listings = [
-            self._pool.submit(tree.files) for tree in [*unit.trees, *unit.version_trees.values()]
-        ]
-
-    def _files(self, listed: Iterable[tuple[_Unit, None]]) -> Iterator[_Step]:
-        for unit, _ in listed:
-            yield _Step(unit)
-            for tree, listing in zip(
-                [*unit.trees, *unit.version_trees.values()], unit.listings, strict=True
-            ):
-                if listing.exception() is None:
-                    for file in listing.result():
-                        yield _Step(unit, tree, file)
-
-    def _start_file(self, step: _Step) -> None:
-        if step.file is not None and step.is_small:
-            step.data = self._pool.submit(_read_small, step)
+        for version_id, kind, id in lost_holders(model, self._is_selected):
+            why = "may not be read" if (kind, id) in self._refused else "was deleted"
+            self._report.lose(
+                "model_version",
+                version_id,
+                f"its files belong to {kind.replace('_', ' ')} {id}, which {why}",
+                field="artifacts",
+            )
 
     def close(self) -> None:
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._spool.close()
-
-
-@dataclass(slots=True)
-class _Unit:
-    """One entity on its way through the pipeline."""
-
-    entity: Entity
-    trees: list[ArtifactTree] = field(default_factory=list)
-    version_trees: dict[int, ArtifactTree] = field(default_factory=dict)
-    histories: Callable[[], Iterable[Any]] = no_histories
-    listings: list[Future[list[ArtifactFile]]] = field(default_factory=list)
-    last_of: HistoryBatch | None = None
-    """Histories that nobody needs after this unit."""
-
-
-@dataclass(slots=True)
-class _Step:
-    """A unit, or one of its files, on its way through the pipeline."""
-
-    unit: _Unit
-    tree: ArtifactTree | None = None
-    file: ArtifactFile | None = None
-    data: Future[OpenedArtifact] | None = None
-
-    @property
-    def is_small(self) -> bool:
-        return self.file is not None and (self.file.size is None or self.file.size <= SMALL_BYTES)
-
-    @property
-    def cost(self) -> int:
-        if self.file is None or not self.is_small:
-            return 0
-        return self.file.size if self.file.size is not None else SMALL_BYTES
-
-
-class _PrefetchedTree(ArtifactTree):
-    """A tree whose small files are already on their way, in the order they are asked for."""
-
-    def __init__(self, tree: ArtifactTree, steps: Iterator[tuple[_Step, None]]) -> None:
-        self.mode = tree.mode
-        self._tree = tree
-        self._steps = steps
-
-    def files(self) -> list[ArtifactFile]:
-        return self._tree.files()
-
-    def open(self, file: ArtifactFile) -> OpenedArtifact:
-        for step, _ in self._steps:
-            if step.tree is self._tree and step.file == file:
-                opened = step.data.result() if step.data is not None else self._tree.open(file)
-                if file.size is not None and opened.size != file.size:
-                    opened.stream.close()
-                    raise SourceError(
-                        f"{opened.size} bytes came, the server's listing says {file.size}",
-                        status=502,
-                    )
-                return opened
-        raise RuntimeError(f"artifact {file.path} was not asked for in path order")
-
-
-def _read_small(step: _Step) -> OpenedArtifact:
-    assert step.tree is not None
-    assert step.file is not None
-    return step.tree.open(step.file)
 
 
 def _row(entity: Entity, parent: str, *, estimates: dict[str, int] | None = None) -> Selected:
@@ -657,12 +699,19 @@ def _row(entity: Entity, parent: str, *, estimates: dict[str, int] | None = None
 
 def _decode(row: Selected) -> Entity:
     record: Any = RECORDS[row.kind]
-    entity: Entity = msgspec.msgpack.decode(row.body, type=tuple[record, dict[str, int]])[0]
+    type = prepared(tuple[record, dict[str, int]])
+    entity: Entity = msgspec.msgpack.decode(row.body, type=type)[0]
+    return entity
+
+
+def _decode_plain(row: Selected) -> PlainEntity:
+    entity = _decode(row)
+    assert isinstance(entity, PlainEntity)
     return entity
 
 
 def _decode_run(row: Selected) -> tuple[Run, dict[str, int]]:
-    return msgspec.msgpack.decode(row.body, type=tuple[Run, dict[str, int]])
+    return msgspec.msgpack.decode(row.body, type=prepared(tuple[Run, dict[str, int]]))
 
 
 def _model_ids(runs: Iterable[Run]) -> list[str]:
@@ -674,11 +723,3 @@ def _model_ids(runs: Iterable[Run]) -> list[str]:
             *(read.model_id for read in run.inputs.model_inputs),
         )
     ]
-
-
-def _with_inputs(run: Run, model_ids: list[str]) -> Run:
-    inputs = RunInputs(
-        dataset_inputs=run.inputs.dataset_inputs,
-        model_inputs=[ModelInput(model_id=model_id) for model_id in model_ids],
-    )
-    return msgspec.structs.replace(run, inputs=inputs)
