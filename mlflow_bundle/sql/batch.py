@@ -1,0 +1,514 @@
+"""Rows on their way into a database: whole entities, many to a transaction.
+
+Rows wait in memory, by table, until there are enough of them; then they are inserted, parents
+before children, and after some seconds committed: each commit waits for the disk, and while a
+transaction is open, SQLite lets no server write. It ends between two entities, so that after a
+crash each of them is there as a whole or not at all. Files of entities are there before their rows
+are: whatever is on its way is waited for. One that is larger than what waits in memory
+has a transaction of its own.
+
+A row that the database refuses is a loss and takes no other one with it, but those that cannot be
+without it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import sqlalchemy
+from sqlalchemy import Connection, Table
+
+from mlflow_bundle.errors import BundleError, ServerError, SinkError
+from mlflow_bundle.sql.dialects.base import Dialect
+from mlflow_bundle.tree_writer import Uploads
+
+Row = dict[str, Any]
+"""Values by column, as the driver takes them."""
+
+_ROWS = 20_000
+_BYTES = 8 * 1024 * 1024
+"""What waits in memory at most, beside the entity that is being added."""
+
+_FILES = 500
+"""Files that are on their way at once, about."""
+
+_TRANSACTION_S = 3.0
+"""How long a transaction of several entities stays open, about."""
+
+_PASS_OVER = frozenset({"metrics", "datasets", "entity_associations"})
+"""Tables of which several entities may bring the same row, or one brings it twice."""
+
+
+_VALUE_COLUMNS = frozenset({"param_value", "tag_value", "value"})
+"""What a row of a name and a value is about."""
+
+
+class Owner(NamedTuple):
+    """The entity that a row belongs to, as reports name it."""
+
+    kind: str
+    id: str
+
+
+@dataclass(slots=True)
+class _Group:
+    """Rows of one table with the same columns."""
+
+    table: Table
+    columns: tuple[str, ...]
+    checked: list[int]
+    """Positions of the columns whose texts may not fit."""
+    rows: list[Sequence[Any]] = field(default_factory=list)
+    owners: list[tuple[Owner, str]] = field(default_factory=list)
+    """Of each row: whose it is, and how reports name it."""
+
+
+class _Update(NamedTuple):
+    table: Table
+    key: Row
+    values: Row
+    owner: Owner
+
+
+class Batch:
+    """Collects and writes rows.
+
+    Args:
+        connection: In autocommit mode: the transactions are this class's own.
+        dialect: Of the database.
+        tables: Parents before children.
+        lose: Lists what cannot be written: owner, field, reason.
+        failed: Makes the error for a database that fails as a whole.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        dialect: Dialect,
+        tables: Iterable[Table],
+        *,
+        lose: Callable[[Owner, str, str], None],
+        failed: Callable[[Exception], ServerError],
+    ) -> None:
+        self._connection = connection
+        self._dialect = dialect
+        self._tables = {table.name: table for table in tables}
+        self._lose = lose
+        self._error = failed
+        driver: Any = connection.dialect.loaded_dbapi
+        # What a row is to blame for; Python's own for values that no driver can send.
+        self._refusals = (
+            driver.IntegrityError,
+            driver.DataError,
+            OverflowError,
+            UnicodeEncodeError,
+        )
+        self._failures: type[Exception] = driver.Error
+        self._groups: dict[tuple[str, tuple[str, ...]], _Group] = {}
+        self._updates: list[_Update] = []
+        self._owner: Owner | None = None
+        self._marks: dict[tuple[str, tuple[str, ...]], int] = {}
+        self._updates_mark = 0
+        self._rows = self._bytes = 0
+        self._open = False
+        """Whether a transaction is open."""
+        self._opened_at = 0.0
+        self._held = False
+        """Whether it stays open."""
+        self._spilled = False
+        """Whether the entity that was begun has rows in it."""
+        self._waiting: set[tuple[str, Any]] = set()
+        self._waiting_mark: list[tuple[str, Any]] = []
+        self._failed: set[Owner] = set()
+        """Entities whose own row was refused: nothing of them is written."""
+        self._uploads: list[Uploads] = []
+        """Files of entities whose rows wait."""
+        self.undone = 0
+        """How many entities were forgotten."""
+        self.checks = dialect.name != "sqlite"
+
+    # Entities
+
+    def start(self, owner: Owner) -> None:
+        """Begin an entity; what is added until :meth:`end` is its own."""
+        self._owner = owner
+        self._marks = {key: len(group.rows) for key, group in self._groups.items()}
+        self._updates_mark = len(self._updates)
+        self._waiting_mark = []
+
+    def end(self) -> None:
+        """End an entity: it may be committed now."""
+        if self._spilled:
+            self.settle()  # while it can be undone
+        self._owner = None
+        if self._spilled:
+            self.commit()
+        elif self._rows >= _ROWS or self._bytes >= _BYTES:
+            self._flush()
+            if time.monotonic() - self._opened_at > _TRANSACTION_S:
+                self.commit()
+
+    def undo(self) -> None:
+        """Forget the entity that was begun."""
+        self.undone += 1
+        if self._spilled:
+            if self._held:
+                self._connection.exec_driver_sql("ROLLBACK TO SAVEPOINT mlflow_bundle_entity")
+            else:
+                self._connection.exec_driver_sql("ROLLBACK")
+                self._open = False
+            self._spilled = False
+            self._clear()
+        else:
+            self._take_current()
+            self._waiting.difference_update(self._waiting_mark)
+        self._owner = None
+
+    def give_up(self) -> None:
+        """Commit the entities that are whole, and forget the one that was begun."""
+        if self._owner is not None:
+            self.undo()
+        self.commit()
+
+    def hold(self) -> None:
+        """Open one transaction for all that follows, until :meth:`release`."""
+        self._begin()
+        self._held = True
+
+    def release(self) -> None:
+        """End what :meth:`hold` began; the next :meth:`commit` is one again."""
+        self._flush()
+        self._held = False
+
+    def commit(self) -> None:
+        """Write what waits and commit it."""
+        if self._held:
+            self._flush()
+            self._spilled = False
+        else:
+            self._flush()
+            if self._open:
+                self._connection.exec_driver_sql("COMMIT")
+            self._open = self._spilled = False
+
+    def follow(self, uploads: Uploads) -> None:
+        """Let the rows of the entity that comes next wait for its files.
+
+        Raises:
+            BundleError: Files of an earlier one cannot come.
+        """
+        if sum(map(len, self._uploads)) > _FILES:
+            self.settle()
+        self._uploads.append(uploads)
+
+    def settle(self) -> None:
+        """Wait for the files of the entities whose rows wait.
+
+        Raises:
+            BundleError: Some cannot come; the rows are forgotten.
+        """
+        uploads, self._uploads = self._uploads, []
+        failure: BundleError | None = None
+        for some in uploads:
+            try:
+                some.finish()
+            except BundleError as exc:
+                failure = failure or exc
+        if failure is not None:
+            self._clear()
+            raise failure
+
+    # Rows
+
+    def insert(
+        self, owner: Owner, table: str, row: Row, *, name: str = "", key: Any = None
+    ) -> None:
+        """Add one row of the entity that was begun.
+
+        Args:
+            owner: That entity, or one that is written with it.
+            table: Where to.
+            row: Every column that is not to have the database's default.
+            name: How reports name the row; empty for the owner's own, without which it is none.
+            key: Value by which :meth:`holds` finds the row until it is written.
+
+        Raises:
+            SinkError: The own row of the entity that was begun does not fit.
+        """
+        if owner in self._failed:
+            return
+        group = self._group(table, tuple(row))
+        values: Sequence[Any] = tuple(row.values())
+        if group.checked:
+            fitting = self._fitting(group, values, owner, name)
+            if fitting is None:
+                return
+            values = fitting
+        group.rows.append(values)
+        group.owners.append((owner, name))
+        self._rows += 1
+        self._bytes += sum([len(value) for value in values if isinstance(value, str)])
+        if key is not None:
+            self._waiting.add((table, key))
+            self._waiting_mark.append((table, key))
+        if self._rows >= 2 * _ROWS or self._bytes >= 2 * _BYTES:
+            self._spill()
+
+    def insert_many(
+        self, table: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]], *, name: str
+    ) -> None:
+        """Add rows whose texts are known to fit."""
+        assert self._owner is not None
+        group = self._group(table, columns)
+        group.rows.extend(rows)
+        group.owners.extend([(self._owner, name)] * len(rows))
+        self._rows += len(rows)
+        if self._rows >= 2 * _ROWS:
+            self._spill()
+
+    def insert_missing(
+        self, table: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]
+    ) -> int:
+        """Insert those rows, whose texts are known to fit, that are not there yet; return how many.
+
+        They are written at once, in the transaction of the entity.
+        """
+        if not rows:
+            return 0
+        self._spill()
+        return self._attempt(self._tables[table], columns, rows, pass_over=True)
+
+    def execute(self, statement: sqlalchemy.Executable) -> None:
+        """Run a statement at once, in the transaction of the entity that was begun."""
+        self._spill()
+        self._connection.execute(statement)
+
+    def update(self, owner: Owner, table: str, key: Row, values: Row, *, name: str = "") -> bool:
+        """Change the row of that key, when what was added before is written.
+
+        Returns:
+            Whether any of the values fits.
+        """
+        target = self._tables[table]
+        fitting: Row = {}
+        for column, value in values.items():
+            reason = self._objection(target, column, value)
+            if reason:
+                self._lose(owner, _field(name, column), reason)
+            else:
+                fitting[column] = value
+        if fitting:
+            self._updates.append(_Update(target, key, fitting, owner))
+        return bool(fitting)
+
+    def holds(self, table: str, key: Any) -> bool:
+        """Whether a row waits that was added with that key."""
+        return (table, key) in self._waiting
+
+    def fits(self, table: str, column: str, value: str) -> str:
+        """Return why a column cannot hold a text; empty when it can."""
+        return self._objection(self._tables[table], column, value)
+
+    def _objection(self, table: Table, column: str, value: Any) -> str:
+        if not self.checks or not isinstance(value, str):
+            return ""
+        return self._dialect.objection(table.c[column], value)
+
+    def _group(self, table: str, columns: tuple[str, ...]) -> _Group:
+        group = self._groups.get((table, columns))
+        if group is None:
+            target = self._tables[table]
+            checked = [
+                position
+                for position, column in enumerate(columns)
+                if self.checks and isinstance(target.c[column].type, sqlalchemy.String)
+            ]
+            group = self._groups[table, columns] = _Group(target, columns, checked)
+        return group
+
+    def _fitting(
+        self, group: _Group, values: Sequence[Any], owner: Owner, name: str
+    ) -> Sequence[Any] | None:
+        """Return a row without the texts that do not fit; None where it cannot be without them."""
+        fitting: list[Any] | None = None
+        for position in group.checked:
+            value = values[position]
+            if not isinstance(value, str):
+                continue
+            column = group.table.c[group.columns[position]]
+            reason = self._dialect.objection(column, value)
+            if not reason:
+                continue
+            if column.primary_key or not column.nullable:
+                if not name:
+                    raise SinkError(f"{owner.kind} {owner.id}: {column.name}: {reason}", status=400)
+                self._lose(owner, name, f"{column.name}: {reason}")
+                return None
+            self._lose(owner, _field(name, column.name), reason)
+            fitting = fitting or list(values)
+            fitting[position] = None
+        return fitting or values
+
+    # Writing
+
+    def _spill(self) -> None:
+        """Write what waits without a commit: the entity that was begun goes on."""
+        if not self._spilled:
+            current = self._take_current()
+            self.commit()
+            self._restore(current)
+            self._spilled = True
+            if self._held:
+                self._connection.exec_driver_sql("SAVEPOINT mlflow_bundle_entity")
+        self._begin()
+        self._flush()
+
+    def _take_current(self) -> tuple[dict[Any, tuple[list[Any], list[Any]]], list[_Update]]:
+        """Take the entity that was begun out of what waits."""
+        taken = {}
+        for key, group in self._groups.items():
+            mark = self._marks.get(key, 0)
+            taken[key] = (group.rows[mark:], group.owners[mark:])
+            self._rows -= len(group.rows) - mark
+            del group.rows[mark:]
+            del group.owners[mark:]
+        updates = self._updates[self._updates_mark :]
+        del self._updates[self._updates_mark :]
+        return taken, updates
+
+    def _restore(
+        self, current: tuple[dict[Any, tuple[list[Any], list[Any]]], list[_Update]]
+    ) -> None:
+        taken, updates = current
+        for key, (rows, owners) in taken.items():
+            group = self._group(*key)
+            group.rows.extend(rows)
+            group.owners.extend(owners)
+            self._rows += len(rows)
+        self._updates.extend(updates)
+        self._updates_mark = 0
+        self._marks = {}
+
+    def _clear(self) -> None:
+        self._groups.clear()
+        self._updates.clear()
+        self._waiting.clear()
+        self._rows = self._bytes = 0
+        self._marks = {}
+        self._updates_mark = 0
+        self._failed.clear()
+
+    def _begin(self) -> None:
+        if not self._open:
+            self._connection.exec_driver_sql(self._dialect.begin)
+            self._open = True
+            self._opened_at = time.monotonic()
+
+    def _flush(self) -> None:
+        self.settle()
+        if not (self._rows or self._updates):
+            return
+        self._begin()
+        groups: dict[str, list[_Group]] = {}
+        for group in self._groups.values():
+            groups.setdefault(group.table.name, []).append(group)
+        for table in self._tables:
+            for group in groups.get(table, ()):
+                if self._failed:
+                    self._drop_orphans(group)
+                self._insert(group, group.rows, group.owners)
+        for update in self._updates:
+            self._update(update)
+        self._clear()
+
+    def _drop_orphans(self, group: _Group) -> None:
+        """Leave out the rows of entities whose own row was refused."""
+        kept = [
+            (row, owner)
+            for row, owner in zip(group.rows, group.owners, strict=True)
+            if owner[0] not in self._failed
+        ]
+        group.rows = [row for row, _ in kept]
+        group.owners = [owner for _, owner in kept]
+
+    def _insert(
+        self, group: _Group, rows: Sequence[Sequence[Any]], owners: Sequence[tuple[Owner, str]]
+    ) -> None:
+        """Insert rows; where the database refuses, again in halves, to lose what it means only."""
+        if not rows:
+            return
+        table, columns = group.table, group.columns
+        pass_over = table.name in _PASS_OVER
+        error: Exception
+        try:
+            # Of most runs no point comes twice, and without a look they are faster.
+            self._attempt(table, columns, rows, pass_over=pass_over and table.name != "metrics")
+            return
+        except self._refusals as exc:
+            error = exc
+        if pass_over:
+            try:
+                self._attempt(table, columns, rows, pass_over=True)
+                return
+            except self._refusals as exc:
+                error = exc
+        if len(rows) == 1:
+            owner, name = owners[0]
+            if not name:
+                self._failed.add(owner)
+            self._lose(owner, name, _reason(error))
+            return
+        half = len(rows) // 2
+        self._insert(group, rows[:half], owners[:half])
+        self._insert(group, rows[half:], owners[half:])
+
+    def _attempt(
+        self,
+        table: Table,
+        columns: tuple[str, ...],
+        rows: Sequence[Sequence[Any]],
+        *,
+        pass_over: bool,
+    ) -> int:
+        execute = self._connection.exec_driver_sql
+        execute("SAVEPOINT mlflow_bundle")
+        try:
+            count = self._dialect.insert(
+                self._connection, table, columns, rows, pass_over=pass_over
+            )
+        except self._refusals:
+            execute("ROLLBACK TO SAVEPOINT mlflow_bundle")
+            raise
+        except self._failures as exc:
+            raise self._error(exc) from exc
+        execute("RELEASE SAVEPOINT mlflow_bundle")
+        return count
+
+    def _update(self, update: _Update) -> None:
+        table = update.table
+        statement = table.update().values(update.values)
+        for column, value in update.key.items():
+            statement = statement.where(table.c[column] == value)
+        execute = self._connection.exec_driver_sql
+        execute("SAVEPOINT mlflow_bundle")
+        try:
+            self._connection.execute(statement)
+        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.DataError) as exc:
+            execute("ROLLBACK TO SAVEPOINT mlflow_bundle")
+            self._lose(update.owner, ", ".join(update.values), _reason(exc.orig or exc))
+            return
+        execute("RELEASE SAVEPOINT mlflow_bundle")
+
+
+def _field(name: str, column: str) -> str:
+    if not name:
+        return column
+    return name if column in _VALUE_COLUMNS else f"{name}.{column}"
+
+
+def _reason(error: object) -> str:
+    lines = str(error).strip().splitlines()
+    return f"the database refused it: {lines[0] if lines else type(error).__name__}"

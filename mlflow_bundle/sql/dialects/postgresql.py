@@ -1,0 +1,225 @@
+"""PostgreSQL."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy
+from sqlalchemy import Column, Connection, Engine, Table, cast, func, select
+from sqlalchemy.dialects.postgresql import REGCLASS
+from sqlalchemy.engine import URL
+
+from mlflow_bundle.sql.dialects.base import LOCK_NAME, Dialect, quoted, too_long, with_driver
+
+_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+"""What means something in the text format of ``COPY``."""
+
+_ROWS = 2000
+"""Rows whose text is made at once."""
+
+
+class PostgreSql(Dialect):
+    name = "postgresql"
+    rolls_back_tables = True
+
+    def engine(self, url: URL) -> Engine:
+        url = with_driver(url, self.name, {"psycopg2": "psycopg2", "psycopg": "psycopg"})
+        return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+
+    @contextlib.contextmanager
+    def snapshot(self, engine: Engine) -> Iterator[Connection]:
+        with engine.connect() as plain:
+            connection = plain.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+            yield connection
+
+    def share(self, connection: Connection) -> str | None:
+        # Asked first: a refusal would end the transaction, and with it the state.
+        may = func.has_function_privilege("pg_export_snapshot()", "execute")
+        if not connection.scalar(select(may)):
+            return None
+        return str(connection.scalar(select(func.pg_export_snapshot())))
+
+    @contextlib.contextmanager
+    def join(self, engine: Engine, token: str) -> Iterator[Connection]:
+        with self.snapshot(engine) as connection:
+            name = token.replace("'", "''")  # it takes no parameter
+            connection.exec_driver_sql(f"SET TRANSACTION SNAPSHOT '{name}'")
+            yield connection
+
+    @contextlib.contextmanager
+    def lock(self, engine: Engine) -> Iterator[bool]:
+        key = zlib.crc32(LOCK_NAME.encode())
+        with engine.connect() as plain:
+            connection = plain.execution_options(isolation_level="AUTOCOMMIT")
+            yield bool(connection.scalar(select(func.pg_try_advisory_lock(key))))
+
+    def insert(
+        self,
+        connection: Connection,
+        table: Table,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        *,
+        pass_over: bool = False,
+    ) -> int:
+        name = quoted(connection, table.name)
+        names = ", ".join(quoted(connection, column) for column in columns)
+        with contextlib.closing(connection.connection.cursor()) as cursor:
+            if not pass_over:
+                return _copy(cursor, f"{name} ({names})", rows)
+            waiting = quoted(connection, f"mlflow_bundle_{table.name}")
+            cursor.execute(
+                f"CREATE TEMPORARY TABLE IF NOT EXISTS {waiting} (LIKE {name}) ON COMMIT DELETE "
+                "ROWS"
+            )
+            _copy(cursor, f"{waiting} ({names})", rows)
+            cursor.execute(
+                f"INSERT INTO {name} ({names}) SELECT {names} FROM {waiting} ON CONFLICT DO NOTHING"
+            )
+            count = int(cursor.rowcount)
+            cursor.execute(f"TRUNCATE {waiting}")
+            return count
+
+    def unindexed(self, connection: Connection, tables: Iterable[Table]) -> Callable[[], None]:
+        execute = connection.exec_driver_sql
+        keys: list[tuple[Table, str]] = []
+        others: list[str] = []
+        for table in tables:
+            name = quoted(connection, table.name)
+            where = f"= '{name}'::regclass"
+            # What refers to others first: a key goes when nothing refers to it any more.
+            for constraint, kind, definition in execute(
+                "SELECT conname, contype, pg_get_constraintdef(oid) FROM pg_constraint"
+                f" WHERE conrelid {where} AND contype IN ('p', 'u', 'f') ORDER BY contype"
+            ).all():
+                title = quoted(connection, constraint)
+                execute(f"ALTER TABLE {name} DROP CONSTRAINT {title}")
+                statement = f"ALTER TABLE {name} ADD CONSTRAINT {title} {definition}"
+                if kind == "p":
+                    keys.append((table, statement))
+                else:
+                    others.append(statement)
+            for index, definition in execute(
+                "SELECT indexrelid::regclass::text, pg_get_indexdef(indexrelid) FROM pg_index"
+                f" WHERE indrelid {where}"
+            ).all():
+                execute(f"DROP INDEX {index}")
+                others.append(definition)
+
+        def restore() -> None:
+            for table, statement in keys:
+                _add_key(connection, table, statement)
+            for statement in others:
+                execute(statement)
+
+        return restore
+
+    def objection(self, column: Column[Any], value: str) -> str:
+        if "\0" in value:
+            return "holds a NUL character, which PostgreSQL takes in no text"
+        return too_long(column, value)
+
+    def set_sequences(self, connection: Connection, tables: Iterable[Table]) -> None:
+        for table in tables:
+            column = table.autoincrement_column
+            if column is None:
+                continue
+            sequence = func.pg_get_serial_sequence(quoted(connection, table.name), column.name)
+            highest = select(func.max(column)).scalar_subquery()
+            # One that is ahead, because the last rows were deleted, stays there.
+            last = func.coalesce(func.pg_sequence_last_value(cast(sequence, REGCLASS)), 1)
+            connection.execute(
+                select(func.setval(cast(sequence, REGCLASS), func.greatest(highest, last)))
+                .where(sequence.is_not(None))
+                .where(highest.is_not(None))
+            )
+
+
+def _add_key(connection: Connection, table: Table, statement: str) -> None:
+    """Make the primary key of a table again; of rows that have one key, one stays."""
+    execute = connection.exec_driver_sql
+    execute("SAVEPOINT mlflow_bundle_key")
+    try:
+        execute(statement)
+    except sqlalchemy.exc.IntegrityError:
+        execute("ROLLBACK TO SAVEPOINT mlflow_bundle_key")
+        name = quoted(connection, table.name)
+        key = ", ".join(quoted(connection, column.name) for column in table.primary_key)
+        execute(
+            f"DELETE FROM {name} WHERE ctid IN (SELECT place FROM (SELECT ctid AS place,"
+            f" row_number() OVER (PARTITION BY {key} ORDER BY ctid) AS nth FROM {name}) AS all_rows"
+            " WHERE nth > 1)"
+        )
+        execute(statement)
+    execute("RELEASE SAVEPOINT mlflow_bundle_key")
+
+
+def _copy(cursor: Any, target: str, rows: Sequence[Sequence[Any]]) -> int:
+    """Send rows through ``COPY``, with psycopg2 or psycopg 3.
+
+    Piece by piece: the server takes in one while the next is made.
+    """
+    pieces = (_lines(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS))
+    statement = f"COPY {target} FROM STDIN"
+    if hasattr(cursor, "copy_expert"):
+        cursor.copy_expert(statement, _Pieces(pieces))
+    else:
+        with cursor.copy(statement) as copy:
+            for piece in pieces:
+                copy.write(piece)
+    return len(rows)
+
+
+class _Pieces(io.TextIOBase):
+    """Texts as a stream that is read to its end, whatever size is asked for at a time."""
+
+    def __init__(self, pieces: Iterator[str]) -> None:
+        self._pieces = pieces
+        self._rest = ""
+
+    def read(self, size: int | None = -1, /) -> str:
+        assert size is not None
+        assert size > 0
+        rest = self._rest or next(self._pieces, "")
+        self._rest = rest[size:]
+        return rest[:size]
+
+
+def _lines(rows: Sequence[Sequence[Any]]) -> str:
+    """Rows in the text format of ``COPY``."""
+    columns = [_texts(column) for column in zip(*rows, strict=True)]
+    return "\n".join(map("\t".join, zip(*columns, strict=True))) + "\n"
+
+
+def _texts(column: Sequence[Any]) -> Iterable[str]:
+    """The values of a column in the text format of ``COPY``."""
+    types = set(map(type, column))
+    if len(types) == 1:
+        (only,) = types
+        if only is str:
+            escaped = {value: value.translate(_ESCAPES) for value in set(column)}
+            return map(escaped.__getitem__, column)
+        if only in (float, int, bool):
+            # Its numbers are PostgreSQL's too, and it makes them several times as fast as str().
+            texts = msgspec.json.encode(column)[1:-1].decode().split(",")
+            if only is not float or "null" not in texts:  # NaN, infinity
+                return texts
+    return map(_text, column)
+
+
+def _text(value: Any) -> str:
+    """One value in the text format of ``COPY``."""
+    if value is None:
+        return "\\N"
+    if isinstance(value, str):
+        return value.translate(_ESCAPES)
+    if isinstance(value, bytes):
+        return f"\\\\x{value.hex()}"
+    return str(value)

@@ -1,0 +1,164 @@
+"""SQLite: MLflow's default.
+
+MLflow leaves the rollback journal on, in which a reader keeps every writer waiting. A snapshot is
+therefore a private copy, made by SQLite's own backup in small steps with pauses, in which the
+server writes; the source's journal mode is never touched. Each write by another process makes the
+backup start over, so that it would never end under a server that always writes: after some starts
+the rest is copied in one step, for which writers wait (about two seconds for a gigabyte).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import sqlalchemy
+from sqlalchemy import Connection, Engine, Table
+from sqlalchemy.engine import URL
+
+from mlflow_bundle.sql.dialects.base import Dialect, insert_statement
+
+_PAGES_PER_STEP = 2000
+_PAUSE_S = 0.001
+_STARTS = 4
+"""How often a copy in small steps is begun before one in one step."""
+_BUSY_TIMEOUT_S = 60.0
+_CACHE_KIB = 32 * 1024
+
+
+class Sqlite(Dialect):
+    name = "sqlite"
+    begin = "BEGIN IMMEDIATE"
+
+    def engine(self, url: URL) -> Engine:
+        return sqlalchemy.create_engine(
+            url,
+            poolclass=sqlalchemy.NullPool,
+            connect_args={"timeout": _BUSY_TIMEOUT_S, "check_same_thread": False},
+        )
+
+    @contextlib.contextmanager
+    def snapshot(self, engine: Engine) -> Iterator[Connection]:
+        with tempfile.TemporaryDirectory(prefix="mlflow-bundle-") as directory:
+            copy = Path(directory) / "snapshot.db"
+            _copy(file_of(engine.url), copy)
+            with self.join(engine, str(copy)) as connection:
+                yield connection
+
+    def share(self, connection: Connection) -> str | None:
+        path = file_of(connection.engine.url)
+        return str(path) if path.exists() else None
+
+    @contextlib.contextmanager
+    def join(self, engine: Engine, token: str) -> Iterator[Connection]:
+        private = self.engine(URL.create("sqlite", database=token))
+        with private.connect() as connection:
+            connection.exec_driver_sql("SELECT count(*) FROM sqlite_master")  # opens the file
+            yield connection
+
+    def settle(self, connection: Connection) -> None:
+        # It stays readable, and goes away even with a killed process.
+        file_of(connection.engine.url).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def lock(self, engine: Engine) -> Iterator[bool]:
+        import fcntl
+
+        # Beside the database: SQLite's own locks would keep the server from writing.
+        path = f"{file_of(engine.url)}.mlflow-bundle-lock"
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                yield False
+                return
+            if _is_at(descriptor, path):
+                break
+            os.close(descriptor)  # who had it before has deleted it
+        try:
+            yield True
+        finally:
+            os.unlink(path)
+            os.close(descriptor)
+
+    def prepare(self, connection: Connection) -> None:
+        connection.exec_driver_sql(f"PRAGMA cache_size = -{_CACHE_KIB}")
+
+    def insert(
+        self,
+        connection: Connection,
+        table: Table,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        *,
+        pass_over: bool = False,
+    ) -> int:
+        statement = insert_statement(connection, table, columns, mark="?")
+        if pass_over:
+            statement += " ON CONFLICT DO NOTHING"
+        with contextlib.closing(connection.connection.cursor()) as cursor:
+            cursor.executemany(statement, rows)
+            return int(cursor.rowcount)
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    """Whether an open file is still the one of that name."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def file_of(url: URL) -> Path:
+    """Return the file of a database: ``sqlite:///x.db``, ``sqlite:///file:x.db?uri=true``."""
+    name = url.database or ""
+    if name.startswith("file:"):
+        name = unquote(name.removeprefix("file:").removeprefix("//").partition("?")[0])
+    return Path(name)
+
+
+class _StartedOverError(Exception):
+    """A backup in small steps begins anew again and again."""
+
+
+class _Starts:
+    """Notices how often a backup started over: what remains grows then."""
+
+    def __init__(self) -> None:
+        self._remaining = 0
+        self._count = 0
+
+    def __call__(self, status: int, remaining: int, total: int) -> None:
+        self._count += remaining > self._remaining
+        self._remaining = remaining
+        if self._count > _STARTS:
+            raise _StartedOverError
+
+
+def _copy(source: Path, target: Path) -> None:
+    uri = f"{source.resolve().as_uri()}?mode=ro"
+    try:
+        with (
+            contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S)) as there,
+            contextlib.closing(sqlite3.connect(target)) as here,
+        ):
+            # The copy is thrown away when this process ends, however it ends.
+            here.execute("PRAGMA journal_mode = OFF")
+            here.execute("PRAGMA synchronous = OFF")
+            # A write-ahead log lets writers go on while one reads.
+            (mode,) = there.execute("PRAGMA journal_mode").fetchone()
+            if mode != "wal":
+                with contextlib.suppress(_StartedOverError):
+                    there.backup(here, pages=_PAGES_PER_STEP, sleep=_PAUSE_S, progress=_Starts())
+                    return
+            there.backup(here)
+    except sqlite3.Error as exc:
+        raise sqlalchemy.exc.OperationalError("backup", None, exc) from exc

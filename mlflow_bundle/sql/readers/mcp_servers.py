@@ -1,0 +1,119 @@
+"""Reads MCP servers with their versions (MLflow >= 3.15)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mlflow_bundle.kinds.mcp_servers import (
+    MCP_SERVER,
+    McpAccessEndpoint,
+    McpServer,
+    McpServerVersion,
+)
+from mlflow_bundle.spool import Selected
+from mlflow_bundle.sql.readers.base import Chosen, Ids, Items, Nulls, Reader, ids_of
+
+_MADE = ("created_by", "last_updated_by", "created_at", "last_updated_at")
+_ENDPOINT = ("id", "url", "transport_type", "server_version", "server_alias")
+_VERSION = ("version", "server_json", "status", "tools", "source", "connect_options")
+_COMPACT = (",", ":")
+"""How servers tell JSON that they give as it is."""
+_NOTHING: tuple[Any, ...] = (None, [], {})
+
+
+class McpServerReader(Reader):
+    """Reads MCP servers."""
+
+    kind = MCP_SERVER.name
+
+    def select(self, chosen: Chosen) -> Ids:
+        return self._all("mcp_servers", "name") if chosen.whole_server else iter(())
+
+    def read(self, wanted: Sequence[Selected]) -> Iterator[McpServer]:
+        ids = ids_of(wanted)
+        tags = self._tags("mcp_server_tags", "name", ids)
+        aliases = self._rows.grouped("mcp_server_aliases", "name", ids, ("alias", "version"))
+        endpoints = self._rows.grouped(
+            "mcp_access_endpoints",
+            "server_name",
+            ids,
+            (*_ENDPOINT, *_MADE),
+            order=("created_at", "id"),
+        )
+        columns = ("name", "display_name", "description", "icons", *_MADE)
+        for row in self._records("mcp_servers", "name", wanted, columns):
+            name = row["name"]
+            nulls = Nulls()
+            yield McpServer(
+                name=name,
+                display_name=row["display_name"],
+                description=row["description"],
+                icons=_json("icons", row["icons"], nulls),
+                tags=nulls.tags("tags", tags.get(name, ())),
+                aliases=dict(sorted(aliases.get(name, ()))),
+                access_endpoints=[
+                    _endpoint(dict(zip((*_ENDPOINT, *_MADE), values, strict=True)))
+                    for values in endpoints.get(name, ())
+                ],
+                **_made(row),
+                null_fields=nulls.names,
+            )
+
+    def read_items(self, wanted: Sequence[Selected]) -> Items:
+        ids = ids_of(wanted)
+        found = self._rows.grouped(
+            "mcp_server_versions", "name", ids, (*_VERSION, *_MADE), order=("created_at", "version")
+        )
+        tags = self._rows.grouped(
+            "mcp_server_version_tags", "name", ids, ("version", "key", "value")
+        )
+
+        def items(id: str, parent: str) -> Iterator[McpServerVersion]:
+            for values in found.get(id, ()):
+                row = dict(zip((*_VERSION, *_MADE), values, strict=True))
+                nulls = Nulls()
+                yield McpServerVersion(
+                    version=row["version"],
+                    server_json=_json("server_json", row["server_json"], nulls, _COMPACT) or "{}",
+                    status=row["status"],
+                    tools=_json("tools", row["tools"], nulls),
+                    source=row["source"],
+                    connect_options=_json(
+                        "connect_options", row["connect_options"], nulls, _COMPACT
+                    ),
+                    tags=nulls.tags(
+                        "tags", [tag[1:] for tag in tags.get(id, ()) if tag[0] == row["version"]]
+                    ),
+                    **_made(row),
+                    null_fields=nulls.names,
+                )
+
+        return items
+
+
+def _json(
+    name: str, text: str | None, nulls: Nulls, separators: tuple[str, str] = (", ", ": ")
+) -> str | None:
+    """JSON as servers tell it; None for what holds nothing."""
+    if text is None:
+        nulls.add(name)
+        return None
+    value = json.loads(text)
+    if value in _NOTHING:
+        return None
+    return json.dumps(value, ensure_ascii=False, separators=separators)
+
+
+def _made(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "created_by": row["created_by"],
+        "last_updated_by": row["last_updated_by"],
+        "creation_timestamp": row["created_at"],
+        "last_updated_timestamp": row["last_updated_at"],
+    }
+
+
+def _endpoint(row: dict[str, Any]) -> McpAccessEndpoint:
+    return McpAccessEndpoint(**{name: row[name] for name in _ENDPOINT}, **_made(row))

@@ -1,0 +1,37 @@
+"""Which MLflow a database belongs to, by the revision of its schema."""
+
+from __future__ import annotations
+
+from mlflow_bundle.sql.database import Database
+
+FIRST_VERSION = {
+    "97727af70f4d": "2.0",
+    "3500859a5d39": "2.3",
+    "7f2a7d5fae7d": "2.4",
+    "acf3f17fdcc7": "2.8",
+    "5b0e9adcef9c": "2.13",
+    "4465047574b1": "2.15",
+    "f5a4f2784254": "2.17",
+    "0584bdc529eb": "2.18",
+    "bda7b8c39065": "3.0",
+    "770bee3ae1dd": "3.2",
+    "1a0cddfcaa16": "3.3",
+    "71994744cf8e": "3.4",
+    "bf29a5ff90ea": "3.5",
+    "1bd49d398cd23": "3.8",
+    "d3e4f5a6b7c8": "3.9",
+    "1b5f0d9ad7c1": "3.10",
+    "c3d6457b6d8a": "3.11",
+    "7d34483879f0": "3.12",
+    "da6fb0208061": "3.13",
+    "b7e4c1a90f23": "3.14",
+    "6f8d9c3b2a1e": "3.15",
+    "b7e2c1a4d9f3": "3.16",
+    "dc11669786a5": "3.17",
+}
+"""Last revision of a minor version to the first version that has it."""
+
+
+def version_of(database: Database) -> str:
+    """Return the oldest MLflow version whose schema this is; empty when that is not known."""
+    return FIRST_VERSION.get(database.revision, "")

@@ -1,0 +1,122 @@
+"""Writes issues; the run that one was found in once that is there."""
+
+from __future__ import annotations
+
+import json
+
+from msgspec import UNSET
+
+from mlflow_bundle.contracts import Content
+from mlflow_bundle.entities import Entity, Run
+from mlflow_bundle.importing import NEW
+from mlflow_bundle.kinds.issues import Issue
+from mlflow_bundle.sql.batch import Row
+from mlflow_bundle.sql.merge import Merge
+from mlflow_bundle.sql.target import Target
+from mlflow_bundle.sql.writers.base import Nulls, Writer, null_names
+
+_TABLE = "issues"
+_COMPARED = (
+    "name",
+    "description",
+    "status",
+    "severity",
+    "root_causes",
+    "categories",
+    "source_run_id",
+    "created_by",
+)
+
+
+class IssueWriter(Writer):
+    """Writes issues. Traces name them, so they are placed first."""
+
+    kind = Issue.kind
+
+    def __init__(self, to: Target) -> None:
+        super().__init__(to)
+        self._matched: set[str] = set()
+        """Issues here that one of the bundle's is, without its id."""
+        self._later: list[tuple[Issue, str, str]] = []
+        """Issues whose run was still to come: the bundle's, its id and the run's here."""
+
+    def reserve(self, entity: Entity, *, dry: bool) -> None:
+        assert isinstance(entity, Issue)
+        place = self._to.experiment(entity.experiment_id, self.kind, entity.id)
+        self._to.remap.place(self.kind, entity.id, self._find(entity, place.id))
+
+    def _find(self, issue: Issue, experiment_id: str) -> str:
+        here = self._to.row(_TABLE, {"issue_id": issue.id}, "experiment_id")
+        if experiment_id == NEW:
+            return issue.id if here is None else NEW
+        if here is not None and str(here["experiment_id"]) == experiment_id:
+            return issue.id
+        if self._to.was_here(experiment_id):
+            where = {
+                "experiment_id": int(experiment_id),
+                "name": issue.name,
+                "description": issue.description,
+            }
+            run_id = self._run(issue)
+            for twin in self._to.rows(_TABLE, where, ("issue_id", "source_run_id")):
+                id = str(twin["issue_id"])
+                if id not in self._matched and twin["source_run_id"] in (None, run_id):
+                    self._matched.add(id)
+                    return id
+        return self._to.free_id(_TABLE, "issue_id", issue.id, within=experiment_id, prefix="iss-")
+
+    def _run(self, issue: Issue) -> str | None:
+        run = self._to.remap.find(Run.kind, issue.source_run_id) if issue.source_run_id else None
+        return None if run is None else run.id
+
+    def write(self, content: Content, *, dry: bool) -> None:
+        issue = content.entity
+        assert isinstance(issue, Issue)
+        placed = self._to.remap.find(self.kind, issue.id)
+        if placed is None or placed.id == NEW:
+            return
+        place = self._to.experiment(issue.experiment_id, self.kind, issue.id)
+        here = self._to.row(_TABLE, {"issue_id": placed.id}, *_COMPARED)
+        if here is None and dry:
+            return
+        if here is None:
+            self._to.require_open(place, self.kind, issue.id)
+        run_id = self._run(issue)
+        waits = run_id is not None and not self._to.is_here("runs", "run_uuid", run_id)
+        if issue.source_run_id and run_id is None:
+            self._to.report.adjust(self.kind, "source_run_id (points outside)")
+        with Merge(self._to, self.kind, issue.id, fresh=here is None, dry=dry) as merge:
+            row: Row = {
+                "issue_id": placed.id,
+                "experiment_id": int(place.id),
+                "name": issue.name,
+                "description": issue.description,
+                "status": issue.status,
+                "severity": issue.severity,
+                "root_causes": _list(issue.root_causes, "root_causes", issue.null_fields),
+                "source_run_id": None if waits else run_id,
+                "categories": _list(issue.categories, "categories", issue.null_fields),
+                "created_timestamp": issue.created_timestamp or 0,
+                "last_updated_timestamp": issue.last_updated_timestamp or 0,
+                "created_by": issue.created_by,
+            }
+            merge.own(_TABLE, row, here, key=("issue_id",), compared=_COMPARED)
+            merge.count()
+        if waits and not dry and (here is None or here["source_run_id"] is None):
+            assert run_id is not None
+            self._later.append((issue, placed.id, run_id))
+
+    def finish(self) -> None:
+        for issue, id, run_id in self._later:
+            if not self._to.is_here("runs", "run_uuid", run_id):
+                reason = f"run {issue.source_run_id} could not be made"
+                self._to.report.lose(self.kind, issue.id, reason, field="source_run_id")
+                continue
+            with Merge(self._to, self.kind, issue.id, fresh=False, dry=False) as merge:
+                merge.replace(_TABLE, {"issue_id": id}, {"source_run_id": run_id})
+
+
+def _list(values: list[str], name: str, nulls: Nulls) -> str | None:
+    if not values and (nulls is UNSET or name in null_names(nulls)):
+        return None
+    return json.dumps(values)

@@ -1,0 +1,184 @@
+"""Writes MCP servers with all that lies below them: the name says which is which."""
+
+from __future__ import annotations
+
+import json
+
+from mlflow.utils.semver_utils import encode_prerelease_sort_key, parse_semver
+
+from mlflow_bundle.contracts import Content
+from mlflow_bundle.credentials import MASK, mask_json, mask_uri
+from mlflow_bundle.kinds.mcp_servers import McpAccessEndpoint, McpServer, McpServerVersion
+from mlflow_bundle.sql.batch import Row
+from mlflow_bundle.sql.merge import Merge
+from mlflow_bundle.sql.writers.base import Nulls, Writer, json_text, null_names
+
+_SERVERS, _VERSIONS, _ENDPOINTS = "mcp_servers", "mcp_server_versions", "mcp_access_endpoints"
+_SERVER_COMPARED = ("display_name", "description", "icons")
+_VERSION_COMPARED = ("server_json", "status", "tools", "source", "connect_options")
+_JSON_COMPARED = frozenset({"icons", "server_json", "tools", "connect_options"})
+
+
+class McpServerWriter(Writer):
+    """Writes MCP servers."""
+
+    kind = McpServer.kind
+
+    def write(self, content: Content, *, dry: bool) -> None:
+        server = content.entity
+        assert isinstance(server, McpServer)
+        within: Row = {"workspace": self._to.workspace, "name": server.name}
+        here = self._to.row(_SERVERS, within, *_SERVER_COMPARED)
+        if here is None and dry:
+            return
+        nulls = server.null_fields
+        with Merge(self._to, self.kind, server.id, fresh=here is None, dry=dry) as merge:
+            row: Row = {
+                **within,
+                "display_name": server.display_name,
+                "description": server.description,
+                "icons": _json(server.icons, "icons", nulls),
+                "created_by": server.created_by,
+                "last_updated_by": server.last_updated_by,
+                "created_at": server.creation_timestamp or 0,
+                "last_updated_at": server.last_updated_timestamp or 0,
+            }
+            self._own(merge, _SERVERS, row, here, tuple(within), _SERVER_COMPARED, "")
+            tags = self._to.tags_of(self.kind, server.tags)
+            merge.map("mcp_server_tags", within, tags, name="tags", nulls=null_names(nulls))
+            for item in content.items():
+                assert isinstance(item, McpServerVersion)
+                self._write_version(merge, server, item, within)
+            merge.map(
+                "mcp_server_aliases",
+                within,
+                server.aliases,
+                name="aliases",
+                key="alias",
+                value="version",
+            )
+            self._write_endpoints(merge, server)
+            merge.count()
+
+    def _own(
+        self,
+        merge: Merge,
+        table: str,
+        row: Row,
+        here: Row | None,
+        key: tuple[str, ...],
+        compared: tuple[str, ...],
+        name: str,
+    ) -> None:
+        """Write a row; what is here is compared as a bundle has it, without credentials."""
+        if here is not None:
+            row, here = dict(row), dict(here)
+            for column in compared:
+                if row[column] == "null":
+                    row[column] = None
+                value = here[column]
+                if column in _JSON_COMPARED:
+                    here[column] = None if value in (None, "null") else mask_json(value)
+                elif column == "source" and value:
+                    here[column] = mask_uri(value)
+        merge.own(table, row, here, key=key, compared=compared, name=name)
+
+    def _write_version(
+        self, merge: Merge, server: McpServer, version: McpServerVersion, within: Row
+    ) -> None:
+        where: Row = {**within, "version": version.version}
+        here = None if merge.fresh else self._to.row(_VERSIONS, where, *_VERSION_COMPARED)
+        nulls, name = version.null_fields, f"versions.{version.version}"
+        try:
+            parsed = parse_semver(version.version)
+            order = (
+                parsed.major,
+                parsed.minor,
+                parsed.patch,
+                encode_prerelease_sort_key(parsed),
+            )
+        except Exception as exc:  # MLflow's own, of several types
+            reason = f"its number is none that MLflow takes: {exc}"
+            self._to.report.lose(self.kind, server.id, reason, field=name)
+            return
+        row: Row = {
+            **where,
+            "version_major": order[0],
+            "version_minor": order[1],
+            "version_patch": order[2],
+            "version_prerelease_sort_key": order[3],
+            "server_json": _json(version.server_json, "server_json", nulls),
+            "status": version.status,
+            "tools": _json(version.tools, "tools", nulls),
+            "source": version.source,
+            "connect_options": _json(version.connect_options, "connect_options", nulls),
+            "created_by": version.created_by,
+            "last_updated_by": version.last_updated_by,
+            "created_at": version.creation_timestamp or 0,
+            "last_updated_at": version.last_updated_timestamp or 0,
+        }
+        self._own(merge, _VERSIONS, row, here, tuple(where), _VERSION_COMPARED, name)
+        texts = (version.server_json, version.tools, version.connect_options, version.source)
+        if here is None and any(MASK in text for text in texts if text):
+            what = f"MCP server {server.name!r}, version {version.version}"
+            self._to.report.note(f"{what}: set its masked values ({MASK}) again")
+        tags = self._to.tags_of(self.kind, version.tags)
+        merge.map(
+            "mcp_server_version_tags",
+            where,
+            tags,
+            name=f"{name}.tags",
+            nulls=[f"{name}.{entry}" for entry in null_names(nulls)],
+        )
+
+    def _write_endpoints(self, merge: Merge, server: McpServer) -> None:
+        within = {"workspace": self._to.workspace, "server_name": server.name}
+        here: list[tuple[str | None, ...]] = []
+        if not merge.fresh:
+            columns = ("url", "transport_type", "server_version", "server_alias")
+            for row in self._to.rows(_ENDPOINTS, within, columns):
+                here.append((mask_uri(row["url"]), *(row[column] for column in columns[1:])))
+        for endpoint in server.access_endpoints:
+            key = (
+                endpoint.url,
+                endpoint.transport_type,
+                endpoint.server_version,
+                endpoint.server_alias,
+            )
+            if key in here:
+                here.remove(key)
+                continue
+            merge.own(
+                _ENDPOINTS,
+                self._endpoint(endpoint, within),
+                None,
+                key=("id",),
+                compared=(),
+                name=f"access_endpoints.{endpoint.url}",
+            )
+            if MASK in endpoint.url:
+                what = f"MCP server {server.name!r}, access endpoint {endpoint.url}"
+                self._to.report.note(f"{what}: set its URL again")
+
+    def _endpoint(self, endpoint: McpAccessEndpoint, within: Row) -> Row:
+        id = endpoint.id or endpoint.url
+        return {
+            "id": self._to.free_id(
+                _ENDPOINTS, "id", id, within=str(within["server_name"]), short=False
+            )
+            if endpoint.id
+            else self._to.made_id(_ENDPOINTS, str(within["server_name"]), id, short=False),
+            **within,
+            "server_version": endpoint.server_version,
+            "server_alias": endpoint.server_alias,
+            "url": endpoint.url,
+            "transport_type": endpoint.transport_type,
+            "created_by": endpoint.created_by,
+            "last_updated_by": endpoint.last_updated_by,
+            "created_at": endpoint.creation_timestamp or 0,
+            "last_updated_at": endpoint.last_updated_timestamp or 0,
+        }
+
+
+def _json(text: str | None, name: str, nulls: Nulls) -> str | None:
+    return json_text(None if text is None else json.dumps(json.loads(text)), name, nulls)

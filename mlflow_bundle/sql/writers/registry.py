@@ -1,0 +1,380 @@
+"""Writes registered models and prompts; versions keep their numbers, gaps and deleted ones too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import sqlalchemy
+
+from mlflow_bundle import provenance
+from mlflow_bundle.contracts import ArtifactTree, Content
+from mlflow_bundle.entities import (
+    DELETED_STAGE,
+    PROMPT_TAG,
+    VERSION_KIND,
+    Entity,
+    LoggedModel,
+    ModelVersion,
+    Prompt,
+    RegisteredModel,
+    Run,
+)
+from mlflow_bundle.errors import SinkError
+from mlflow_bundle.references import (
+    PROMPT_EXPERIMENTS_TAG,
+    join_experiments,
+    logged_model_id_of,
+    rewrite_version_source,
+    rewrite_version_storage,
+)
+from mlflow_bundle.sql.batch import Owner, Row
+from mlflow_bundle.sql.merge import Merge
+from mlflow_bundle.sql.target import Target
+from mlflow_bundle.sql.writers.base import FileWriter, Writer, known, null_names, text
+
+_MODELS, _VERSIONS = "registered_models", "model_versions"
+_BELOW = (  # children first
+    "registered_model_aliases",
+    "registered_model_tags",
+    "model_version_tags",
+    _VERSIONS,
+    _MODELS,
+)
+_COMPARED = ("description", "current_stage", "status", "status_message")
+_LONG_NAME = 100
+"""A location is kept in 500 characters: a longer name is no directory."""
+
+_HINT = "(--renumber gives the next free one, --rename-model another name)"
+
+
+class RegistryWriter(Writer):
+    """Writes registered models, or prompts."""
+
+    def __init__(self, to: Target, kind: str) -> None:
+        super().__init__(to)
+        self.kind = kind  # type: ignore[misc]
+
+    def reserve(self, entity: Entity, *, dry: bool) -> None:
+        assert isinstance(entity, RegisteredModel)
+        name = self._name(entity)
+        self._to.claim(_MODELS, "name", name)
+        self._to.remap.place(entity.kind, entity.id, name)
+        self._require_kind(entity, name)
+        here = {} if self._to.options.delete_model else self._versions_here(name)
+        highest = max(here, default=0)
+        for version in entity.versions:
+            number: int | None = self._number(version, name, here)
+            if number is None and self._to.options.renumber:
+                number = highest = max(highest, *here, 0) + 1
+                here[number] = ""
+            if number is not None:
+                here.setdefault(number, provenance.version_origin(version))
+                self._to.remap.place(
+                    VERSION_KIND[entity.kind],
+                    f"{entity.name}/{version.version}",
+                    f"{name}/{number}",
+                )
+
+    def _name(self, model: RegisteredModel) -> str:
+        return self._to.options.rename_models.get(model.name, model.name)
+
+    def _within(self, name: str) -> Row:
+        return {"workspace": self._to.workspace, "name": name}
+
+    def _require_kind(self, model: RegisteredModel, name: str) -> None:
+        if self._to.options.delete_model:
+            return
+        if self._to.row_before(_MODELS, self._within(name), "name") is None:
+            return
+        where = {**self._within(name), "key": PROMPT_TAG}
+        tag = self._to.row("registered_model_tags", where, "value")
+        is_prompt = tag is not None and str(tag["value"]).lower() == "true"
+        if is_prompt != isinstance(model, Prompt):
+            noun = "prompt" if is_prompt else "registered model"
+            self._to.report.conflict(
+                model.kind, model.name, "kind", f"the destination has a {noun} there"
+            )
+            raise SinkError(
+                f"{name} is a {noun} at the destination",
+                status=409,
+                hint="--rename-model gives it another name",
+            )
+
+    def _versions_here(self, name: str) -> dict[int, str]:
+        """Return the origins of the versions that are here, by number."""
+        if _MODELS in self._to.empty:
+            return {}
+        within = self._within(name)
+        columns = ("version", "creation_time")
+        here = {
+            int(row["version"]): f"{name}/{row['version']}/{row['creation_time']}"
+            for row in self._to.rows(_VERSIONS, within, columns)
+        }
+        where = {**within, "key": provenance.ORIGIN}
+        for row in self._to.rows("model_version_tags", where, ("version", "value")):
+            here[int(row["version"])] = str(row["value"])
+        return here
+
+    def _number(self, version: ModelVersion, name: str, here: dict[int, str]) -> int | None:
+        """Return the number of a version here: that of its twin, or its own if that is free."""
+        origin = provenance.version_origin(version)
+        for number, other in here.items():
+            if other == origin:
+                return number
+        if version.version not in here:
+            return version.version
+        # Sources that tell no times: the number is all there is.
+        return version.version if version.creation_timestamp is None else None
+
+    def write(self, content: Content, *, dry: bool) -> None:
+        model = content.entity
+        assert isinstance(model, RegisteredModel)
+        name = self._name(model)
+        within = self._within(name)
+        if self._to.remap.find(model.kind, model.id) is None:
+            return  # lost when it was to be placed
+        self._require_kind(model, name)
+        deletes = self._to.options.delete_model
+        here = self._to.row_before(_MODELS, within, "description")
+        if here is not None and deletes:
+            self._note_deletion(name, dry=dry)
+        if dry and (here is None or deletes):
+            return
+        moves = [
+            (version, number, self._source(model, version, name, number, content, dry=dry))
+            for version, number in self._numbers(model)
+        ]
+        fresh = here is None or deletes
+        with Merge(self._to, model.kind, model.name, fresh=fresh, dry=dry) as merge:
+            if here is not None and deletes:
+                self._delete(within)
+                here = None
+            self._write_model(merge, model, within, here)
+            merge.count()
+            for version, number, source in moves:
+                self._write_version(model, version, number, source, within, merge)
+            if not dry:
+                self._write_deleted(merge, model, within)
+            self._write_aliases(merge, model, within)
+
+    # Deletion (--delete-model)
+
+    def _note_deletion(self, name: str, *, dry: bool) -> None:
+        numbers = ", ".join(map(str, sorted(self._versions_here(name)))) or "none"
+        what = "would be deleted" if dry else "was deleted"
+        self._to.report.note(f"{name} {what} at the destination, with versions {numbers}")
+
+    def _delete(self, within: Row) -> None:
+        for table in _BELOW:
+            source = self._to.table(table)
+            statement = sqlalchemy.delete(source)
+            for column, value in within.items():
+                statement = statement.where(source.c[column] == value)
+            self._to.batch.execute(statement)
+
+    # Rows
+
+    def _write_model(
+        self, merge: Merge, model: RegisteredModel, within: Row, here: Row | None
+    ) -> None:
+        row: Row = {
+            **within,
+            "creation_time": model.creation_timestamp,
+            "last_updated_time": model.last_updated_timestamp,
+            "description": text(model.description, "description", model.null_fields),
+        }
+        if here is None or row["description"]:
+            merge.own(_MODELS, row, here, key=tuple(within), compared=("description",))
+        tags = self._to.tags_of(model.kind, model.tags)
+        joined: dict[str, str] = {}
+        if not merge.fresh and PROMPT_EXPERIMENTS_TAG in tags:
+            found = merge.here_map("registered_model_tags", within)
+            if PROMPT_EXPERIMENTS_TAG in found:
+                bundle = tags.pop(PROMPT_EXPERIMENTS_TAG)
+                both = join_experiments(found[PROMPT_EXPERIMENTS_TAG], bundle)
+                joined = {PROMPT_EXPERIMENTS_TAG: both}
+        merge.map(
+            "registered_model_tags",
+            within,
+            tags,
+            name="tags",
+            nulls=null_names(model.null_fields),
+            joined=joined,
+        )
+
+    def _numbers(self, model: RegisteredModel) -> Iterator[tuple[ModelVersion, int]]:
+        """Yield the versions that have a place here; the others are losses."""
+        kind = VERSION_KIND[model.kind]
+        for version in model.versions:
+            id = f"{model.name}/{version.version}"
+            placed = self._to.remap.find(kind, id)
+            if placed is None:
+                self._to.report.lose(kind, id, f"another version holds its number {_HINT}")
+            else:
+                yield version, int(placed.id.rpartition("/")[2])
+
+    def _write_version(
+        self,
+        model: RegisteredModel,
+        version: ModelVersion,
+        number: int,
+        source: Row,
+        within: Row,
+        merge: Merge,
+    ) -> None:
+        kind = VERSION_KIND[model.kind]
+        id = f"{model.name}/{version.version}"
+        where = {**within, "version": number}
+        here = None if merge.fresh else self._to.row(_VERSIONS, where, *_COMPARED)
+        if here is None and merge.dry:
+            return
+        if here is not None and here["current_stage"] == DELETED_STAGE:
+            self._to.report.conflict(kind, id, "current_stage", "deleted at the destination")
+            self._to.report.found(kind)
+            return
+        nulls = version.null_fields
+        part = merge.part(Owner(kind, id), fresh=here is None)
+        row = self._version_row(version, where, source)
+        if here is not None and not row["description"]:
+            row["description"] = None
+        part.own(_VERSIONS, row, here, key=tuple(where), compared=_COMPARED)
+        tags = self._to.tags_of(kind, version.tags)
+        if here is not None:
+            tags.pop(provenance.ORIGIN, None)
+        elif (model.name, version.version) != (within["name"], number):
+            tags[provenance.ORIGIN] = provenance.version_origin(version)
+            if number != version.version:
+                tags[provenance.SOURCE_VERSION] = str(version.version)
+                self._to.report.adjust(kind, "version (--renumber)")
+        part.map("model_version_tags", where, tags, name="tags", nulls=null_names(nulls))
+        part.count()
+
+    def _version_row(self, version: ModelVersion, where: Row, source: Row) -> Row:
+        nulls, user = version.null_fields, self._to.options.user_of(version.user_id)
+        return {
+            **where,
+            "creation_time": version.creation_timestamp,
+            "last_updated_time": version.last_updated_timestamp,
+            "description": text(version.description, "description", nulls),
+            "user_id": text(user, "user_id", nulls, empty=None),
+            "current_stage": version.current_stage,
+            **source,
+            "run_link": text(version.run_link, "run_link", nulls),
+            "status": version.status,
+            "status_message": text(version.status_message, "status_message", nulls, empty=None),
+        }
+
+    def _write_deleted(self, merge: Merge, model: RegisteredModel, within: Row) -> None:
+        """Write what is left of deleted versions, where their numbers are free."""
+        deleted = known(model.deleted_versions, [])
+        if not deleted:
+            return
+        taken = {} if merge.fresh else self._versions_here(within["name"])
+        used = {number for _, number in self._numbers_placed(model)}
+        for version in deleted:
+            if version.version in taken or version.version in used:
+                continue
+            where: Row = {**within, "version": version.version}
+            stored = version.storage_location
+            if stored is None and "storage_location" not in null_names(version.null_fields):
+                stored = version.source
+            source: Row = {
+                "source": version.source,
+                "storage_location": stored,
+                "run_id": text(version.run_id, "run_id", version.null_fields),
+            }
+            row = self._version_row(version, where, source)
+            name = f"versions.{version.version}"
+            merge.own(_VERSIONS, row, None, key=("version",), compared=(), name=name)
+            merge.insert_map("model_version_tags", where, version.tags, name=f"{name}.tags")
+
+    def _numbers_placed(self, model: RegisteredModel) -> Iterator[tuple[ModelVersion, int]]:
+        for version in model.versions:
+            placed = self._to.remap.find(
+                VERSION_KIND[model.kind], f"{model.name}/{version.version}"
+            )
+            if placed is not None:
+                yield version, int(placed.id.rpartition("/")[2])
+
+    def _write_aliases(self, merge: Merge, model: RegisteredModel, within: Row) -> None:
+        numbers = {version.version: number for version, number in self._numbers_placed(model)}
+        aliases = {
+            alias: numbers[number] for alias, number in model.aliases.items() if number in numbers
+        }
+        if len(aliases) < len(model.aliases):
+            outside = len(model.aliases) - len(aliases)
+            self._to.report.adjust(model.kind, "aliases (points outside)", outside)
+        merge.map(
+            "registered_model_aliases",
+            within,
+            aliases,
+            name="aliases",
+            key="alias",
+            value="version",
+        )
+
+    # Where the files are
+
+    def _source(
+        self,
+        model: RegisteredModel,
+        version: ModelVersion,
+        name: str,
+        number: int,
+        content: Content,
+        *,
+        dry: bool,
+    ) -> Row:
+        """Return source, storage location and run of a version here; its own files are written."""
+        kind, nulls = VERSION_KIND[model.kind], version.null_fields
+        moved = rewrite_version_source(version, self._to.remap)
+        run_id = moved.run_id
+        if version.run_id and self._to.remap.find(Run.kind, version.run_id) is None:
+            self._to.report.adjust(kind, "run_id (points outside)")
+        source = moved.source
+        storage = rewrite_version_storage(version, self._to.remap)
+        if storage is None and "storage_location" not in null_names(nulls):
+            # As a server does where it makes the version (``create_model_version``).
+            made_of = logged_model_id_of(version.source)
+            placed = self._to.remap.find(LoggedModel.kind, made_of) if made_of else None
+            by_name = placed is not None and version.source == f"models:/{made_of}"
+            storage = placed.sink_root if placed is not None and by_name else source
+        tree = content.version_artifacts.get(version.version)
+        if not moved.moved and tree is not None and tree.mode == "included":
+            location = self._write_files(version, name, number, tree, dry=dry)
+            if location:
+                source = storage = location
+                self._to.report.adjust(kind, "source")
+        elif not moved.moved and not isinstance(model, Prompt):
+            self._to.report.adjust(kind, "source (points outside)")
+        return {
+            "source": text(source, "source", nulls),
+            "storage_location": storage,
+            "run_id": text(run_id, "run_id", nulls),
+        }
+
+    def _write_files(
+        self, version: ModelVersion, name: str, number: int, tree: ArtifactTree, *, dry: bool
+    ) -> str:
+        """Write files that belong to no run that was moved.
+
+        Returns:
+            Where they are now; empty where there are none, or they stay where they were.
+        """
+        run = self._to.remap.find(Run.kind, version.run_id) if version.run_id else None
+        root = run.sink_root if run is not None else self._to.location()
+        directory = quote(name, safe="")
+        if len(directory) > _LONG_NAME:
+            directory = self._to.made_id(_MODELS, name)
+        location = f"{root.rstrip('/')}/model_versions/{directory}/{number}"
+        files = FileWriter(
+            self._to,
+            kind="model_version",
+            id=f"{version.name}/{version.version}",
+            location=location,
+            tree=tree,
+        )
+        if not dry:
+            files.write(fresh=False)
+        return location if files.has_some else ""
