@@ -1,0 +1,100 @@
+"""A sink with the users and roles that belong to it, whatever that sink is.
+
+They are few and name almost everything else: all are kept until the rest was written, and then
+written in one transaction.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mlflow_bundle.contracts import Content, Sink, SourceInfo
+from mlflow_bundle.entities import Entity
+from mlflow_bundle.importing import Importing
+from mlflow_bundle.kinds import APART
+from mlflow_bundle.kinds.auth import Role, User
+from mlflow_bundle.selection import Selection
+from mlflow_bundle.users import map_users
+
+if TYPE_CHECKING:  # it loads what databases need, and most imports have none of users
+    from mlflow_bundle.auth.writer import AuthWriter
+
+
+class AuthSink(Sink):
+    """Gives users and roles to the database that they belong to, and all else to another sink.
+
+    Args:
+        inner: The sink of everything else; closed with this one.
+        importing: The import that ``inner`` makes.
+        writer: Where users and roles go; None where no such database was named: they are left out.
+    """
+
+    def __init__(self, inner: Sink, importing: Importing, writer: AuthWriter | None) -> None:
+        self._inner = inner
+        self._import = importing
+        self._writer = writer
+        self._roles: list[Role] = []
+        self._users: list[User] = []
+        self.reserved_kinds = inner.reserved_kinds
+        self.takes_files = inner.takes_files
+        self.concurrent = inner.concurrent
+
+    @property
+    def requests(self) -> int:
+        return self._inner.requests
+
+    def begin(self, source: SourceInfo, selection: Selection) -> None:
+        self._inner.begin(source, selection)
+
+    def reserve(self, entity: Entity, *, dry: bool = False) -> None:
+        self._inner.reserve(entity, dry=dry)
+
+    def wants(self, kind: str, id: str, parent: str) -> bool:
+        if kind not in APART:
+            return self._inner.wants(kind, id, parent)
+        if self._writer is None:
+            self._note()
+        return self._writer is not None
+
+    def _note(self) -> None:
+        self._import.report.note(
+            "users and roles of the bundle were left out: --auth-db names the database of the "
+            "destination that they would go into"
+        )
+
+    def examine(self, content: Content) -> None:
+        entity = self._mapped(content.entity)
+        if entity is None:
+            self._inner.examine(content)
+        elif self._writer is None:
+            self._note()
+        else:
+            self._writer.examine(entity)
+
+    def put(self, content: Content) -> None:
+        entity = self._mapped(content.entity)
+        if entity is None:
+            self._inner.put(content)
+            return
+        self._import.progress.advance(1)
+        if isinstance(entity, Role):
+            self._roles.append(entity)
+        else:
+            self._users.append(entity)
+
+    def _mapped(self, entity: Entity) -> Role | User | None:
+        """Return a role or user with the users that it has here; None for anything else."""
+        if not isinstance(entity, Role | User):
+            return None
+        return map_users(entity, self._import.options.users)
+
+    def finish(self) -> None:
+        self._inner.finish()
+        if self._writer is not None and (self._roles or self._users):
+            self._writer.write(self._roles, self._users)
+
+    def abort(self) -> None:
+        self._inner.abort()
+
+    def close(self) -> None:
+        self._inner.close()
