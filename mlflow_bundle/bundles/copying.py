@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -17,7 +17,8 @@ import msgspec
 
 import mlflow_bundle
 from mlflow_bundle import layout
-from mlflow_bundle.archive import HEADER_PATH
+from mlflow_bundle.archive import HEADER_PATH, order_key
+from mlflow_bundle.archive.paths import Directories
 from mlflow_bundle.bundles import documents as docs
 from mlflow_bundle.bundles.nonfinite import bare_tokens
 from mlflow_bundle.bundles.renewed import MadeMember, RenewedTree
@@ -25,10 +26,21 @@ from mlflow_bundle.bundles.sink import WriterFactory
 from mlflow_bundle.bundles.source import BundleSource, created_ns, read_header
 from mlflow_bundle.bundles.tree import TreeMember, TreeReader, TreeWriter
 from mlflow_bundle.bundles.verify import decode_member
+from mlflow_bundle.bundles.workspaces import (
+    JoinedTree,
+    naming,
+    read_workspaces,
+    workspace_view,
+)
 from mlflow_bundle.entities import VERSION_KIND, Experiment
+from mlflow_bundle.errors import DocumentError
+from mlflow_bundle.kinds import KINDS
+from mlflow_bundle.kinds.workspaces import WORKSPACE
 from mlflow_bundle.progress import Progress, SilentProgress
 from mlflow_bundle.report import Loss, Report
-from mlflow_bundle.selection import Selection
+from mlflow_bundle.selection import Matches, Selection, require_workspaces
+
+_PLAIN_DOCUMENTS = tuple(kind.document for kind in KINDS.values())
 
 SMALL_BYTES = 1024 * 1024
 """Members up to this size are read at once."""
@@ -74,20 +86,56 @@ def extract(
     transform = (lambda path, data: bare_tokens(data, path=path)) if peer_json else None
     header = read_header(tree)
     if selection is None:
-        return _copy(
+        return copy(
             tree,
-            open_writer(tree.header, uuid.UUID(header.uuid), created_ns(header)),
+            open_writer(tree.header, _uuid_of(header), created_ns(header)),
             transform=transform,
             progress=progress,
         )
-    source = BundleSource(tree, name=name)
-    source.select(selection, Report())
-    part = RenewedTree(SelectedTree(tree, source, selection))
+    part = RenewedTree(_selected(tree, selection, name))
     new_uuid = uuid.uuid4()
-    writer = open_writer(
-        _new_header(part.header, new_uuid, selection), new_uuid, created_ns(header)
-    )
-    return _copy(part, writer, transform=transform, progress=progress)
+    writer = open_writer(new_header(part.header, new_uuid, selection), new_uuid, created_ns(header))
+    return copy(part, writer, transform=transform, progress=progress)
+
+
+def _uuid_of(header: docs.BundleHeader) -> uuid.UUID:
+    try:
+        return uuid.UUID(header.uuid)
+    except ValueError as exc:  # of a directory; in a file it is that of the pages
+        raise DocumentError(
+            f"expected a uuid, got {header.uuid!r}", path=HEADER_PATH, field_path="uuid"
+        ) from exc
+
+
+def _selected(tree: TreeReader, selection: Selection, name: str) -> TreeReader:
+    """Return what is selected of each workspace, as one tree."""
+    matches = Matches()
+    parts: dict[str, SelectedTree] = {}
+    documents = set()
+    workspaces = read_workspaces(tree)
+    require_workspaces(selection.workspaces, [w.name for w in workspaces.values()], where=name)
+    for prefix, workspace in workspaces.items():
+        is_asked = not selection.workspaces or workspace.name in selection.workspaces
+        if prefix and not is_asked:
+            continue
+        view = workspace_view(tree, prefix)
+        source = BundleSource(view, name=name, matches=matches if is_asked else Matches())
+        report = Report()
+        asked = selection if is_asked else Selection()  # the top has its manifests in any case
+        with naming(prefix):
+            source.select(asked, report)
+        if prefix and not asked.everything and not any(report.planned.values()):
+            continue
+        document = layout.document_path(workspace)
+        if is_asked and (prefix or asked.everything) and tree.find(document) is not None:
+            documents.add(document)
+        parts[prefix] = SelectedTree(
+            view, source, asked, workspace=workspace.name if prefix else ""
+        )
+    matches.require(selection, where=name)
+    top = parts.pop("")
+    top.join(parts.values(), documents)
+    return JoinedTree({"": top, **parts})
 
 
 def pack(
@@ -111,13 +159,13 @@ def pack(
 
     header = read_header(tree)
     new_uuid = uuid.uuid4()
-    writer = open_writer(_new_header(tree.header, new_uuid), new_uuid, created_ns(header))
-    return _copy(tree, writer, transform=check, every_document=True, progress=progress)
+    writer = open_writer(new_header(tree.header, new_uuid), new_uuid, created_ns(header))
+    return copy(tree, writer, transform=check, every_document=True, progress=progress)
 
 
-def _new_header(old: bytes, new_uuid: uuid.UUID, selection: Selection | None = None) -> bytes:
+def new_header(old: bytes, new_uuid: uuid.UUID, selection: Selection | None = None) -> bytes:
     """Return a header for another bundle of the same export; unknown keys stay."""
-    header: dict[str, Any] = docs.decode(old, dict[str, Any], path=HEADER_PATH)
+    header: dict[str, Any] = docs.decode(old, dict[str, msgspec.Raw], path=HEADER_PATH)
     header["uuid"] = str(new_uuid)
     header["writer"] = f"mlflow-bundle {mlflow_bundle.__version__}"
     if selection is not None:
@@ -125,7 +173,7 @@ def _new_header(old: bytes, new_uuid: uuid.UUID, selection: Selection | None = N
     return msgspec.json.encode(header) + b"\n"
 
 
-def _copy(
+def copy(
     tree: TreeReader,
     writer: TreeWriter,
     *,
@@ -133,14 +181,20 @@ def _copy(
     every_document: bool = False,
     progress: Progress | None = None,
 ) -> Copied:
-    """Copy every member; ``transform`` gets the ``run.json`` alone, or every document."""
+    """Copy every member; ``transform`` gets the ``run.json`` alone, or every document.
+
+    Raises:
+        CorruptFrameError: A member lies below another one, or below a document that is made anew.
+    """
     progress = progress or SilentProgress()
     members = total = with_parts = 0
     previous = ""
+    directories = Directories()
     try:
         progress.start("copying")
         for member in tree.iter_members():
             path = member.path
+            directories.demand_file(path)
             place = layout.place_of(path)
             is_document = place is not None and place.role != "artifact"
             if place is not None and place.role == "metrics" and place.document != previous:
@@ -155,6 +209,7 @@ def _copy(
             else:
                 size = member.size
                 _copy_member(tree, writer, member, size)
+            directories.add(path)
             members += 1
             total += size
             progress.advance(1, size)
@@ -181,13 +236,34 @@ class SelectedTree:
         tree: The whole.
         source: Over ``tree``, after its ``select``.
         selection: What was selected.
+        workspace: Name of the workspace, as losses have it.
     """
 
-    def __init__(self, tree: TreeReader, source: BundleSource, selection: Selection) -> None:
+    def __init__(
+        self,
+        tree: TreeReader,
+        source: BundleSource,
+        selection: Selection,
+        *,
+        workspace: str = "",
+    ) -> None:
         self._tree = tree
         self._source = source
         self._selection = selection
+        self._workspace = workspace
+        self._others: list[SelectedTree] = []
+        self._workspace_documents: list[str] = []
         self._last_versions: tuple[str, set[int] | None] | None = None
+
+    def join(self, others: Iterable[SelectedTree], documents: Iterable[str]) -> None:
+        """Make this the top of a tree with other workspaces.
+
+        Args:
+            others: What is selected of them: the top manifest lists their losses too.
+            documents: Paths of the workspaces' documents, which lie at the top.
+        """
+        self._others = list(others)
+        self._workspace_documents = sorted(documents, key=order_key)
 
     @property
     def header(self) -> bytes:
@@ -200,6 +276,8 @@ class SelectedTree:
         place = layout.place_of(path)
         if place is None:
             return self._holds_beside_document(path)
+        if place.kind == WORKSPACE.name:
+            return path in self._workspace_documents
         if place.role == "manifest":
             return True
         if not self._source.selects_document(place.document):
@@ -214,7 +292,7 @@ class SelectedTree:
         directory = path
         while directory:
             directory = directory.rpartition("/")[0]
-            for name in (layout.RUN_DOCUMENT, layout.LOGGED_MODEL_DOCUMENT):
+            for name in (layout.RUN_DOCUMENT, layout.LOGGED_MODEL_DOCUMENT, *_PLAIN_DOCUMENTS):
                 place = layout.place_of(f"{directory}/{name}")
                 if (
                     place is not None
@@ -261,6 +339,10 @@ class SelectedTree:
                 yield from self.iter_members(document.rpartition("/")[0])
             else:
                 yield from self._tree.iter_members(document.rpartition("/")[0])
+        for document in self._workspace_documents:
+            described = self._tree.find(document)
+            if described is not None:
+                yield described
 
     def iter_directory(self, path: str = "") -> Iterator[tuple[str, bool]]:
         for component, is_directory in self._tree.iter_directory(path):
@@ -278,6 +360,7 @@ class SelectedTree:
             layout.RUN_DOCUMENT,
             layout.LOGGED_MODEL_DOCUMENT,
             *layout.REGISTRY_DOCUMENT.values(),
+            *_PLAIN_DOCUMENTS,
         ):
             place = layout.place_of(f"{directory}/{name}")
             if place is not None and place.role == "document":
@@ -305,10 +388,11 @@ class SelectedTree:
         place = layout.place_of(path)
         if place is not None and place.kind in VERSION_KIND:
             return self._restricted_model(path, data, place.kind)
-        document: dict[str, Any] = docs.decode(data, dict[str, Any], path=path)
+        document: dict[str, Any] = docs.decode(data, dict[str, msgspec.Raw], path=path)
         if path == layout.MANIFEST:
             top = docs.decode(data, docs.ManifestDocument, path=path)
-            losses = [loss for loss in top.losses if self._concerns(loss)]
+            parts = (self, *self._others)
+            losses = [loss for loss in top.losses if any(part._concerns(loss) for part in parts)]
             # Adjustments are counted per kind: those of a part cannot be told.
             document |= {"losses": msgspec.to_builtins(losses), "adjustments": {}}
         else:
@@ -324,16 +408,26 @@ class SelectedTree:
         numbers = {version.version for version in model.latest_versions}
         if wanted is None or numbers <= {str(number) for number in wanted}:
             return data
-        document: dict[str, Any] = msgspec.json.decode(data)
-        body = document["registered_model"]
+        document: dict[str, Any] = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        body: dict[str, Any] = msgspec.json.decode(
+            document["registered_model"], type=dict[str, msgspec.Raw]
+        )
         kept = {str(number) for number in wanted}
         for key in ("latest_versions", "aliases"):
             if key in body:
-                body[key] = [entry for entry in body[key] if entry["version"] in kept]
+                entries = zip(
+                    msgspec.json.decode(body[key], type=list[msgspec.Raw]),
+                    getattr(model, key),
+                    strict=True,
+                )
+                body[key] = [raw for raw, entry in entries if entry.version in kept]
+        document["registered_model"] = body
         return msgspec.json.encode(document) + b"\n"
 
     def _concerns(self, loss: Loss) -> bool:
-        """Whether a loss of the export concerns what is selected."""
+        """Whether a loss of the export concerns what is selected here."""
+        if loss.workspace != self._workspace:
+            return False
         source = self._source
         owner = loss.id.partition("/")[0]
         return (

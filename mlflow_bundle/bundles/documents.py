@@ -9,15 +9,21 @@ keys, which :func:`unknown_keys` counts.
 
 from __future__ import annotations
 
+import functools
+import itertools
+import math
 import re
-from collections.abc import Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from mlflow_bundle.archive import escape_component
 from mlflow_bundle.contracts import ArtifactMode
+from mlflow_bundle.decoding import prepared
 from mlflow_bundle.entities import (
+    EncodedHistory,
     Experiment,
     Int64,
     KeyValue,
@@ -35,6 +41,7 @@ from mlflow_bundle.entities import (
     encode_number,
 )
 from mlflow_bundle.errors import DocumentError, LimitError
+from mlflow_bundle.kinds import Kind, PlainEntity
 from mlflow_bundle.report import Loss
 
 DOCUMENTS_VERSION = 1
@@ -47,6 +54,8 @@ VERSION_NUMBER = re.compile(r"[0-9]{1,18}")
 """``version`` of model versions and aliases: a number in a string, as the peer wrote it."""
 
 T = TypeVar("T")
+RecordT = TypeVar("RecordT", bound=PlainEntity)
+ItemT = TypeVar("ItemT", bound=msgspec.Struct)
 
 
 class BundleHeader(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +69,7 @@ class BundleHeader(msgspec.Struct, frozen=True, kw_only=True):
     documents: Int64
     source: HeaderSource
     selection: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     as_of: Int64
     require: list[str] = []
     prerequisites: list[dict[str, Any]] = []
@@ -88,7 +98,7 @@ class ArtifactSummary(msgspec.Struct, frozen=True, kw_only=True):
     bytes: Int64 = 0
 
 
-class MetricPoint(msgspec.Struct, frozen=True, kw_only=True):
+class MetricPoint(msgspec.Struct, frozen=True, gc=False):
     """One logged point of a metric."""
 
     value: Number
@@ -103,6 +113,7 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
     info: RunInfo
     params: dict[str, str] = {}
     metrics: dict[str, list[MetricPoint]] = {}
+    """Short histories; what is written may have some encoded already (``msgspec.Raw``)."""
     tags: dict[str, str] = {}
     inputs: RunInputs = RunInputs()
     outputs: RunOutputs = RunOutputs()
@@ -112,6 +123,8 @@ class RunDocument(msgspec.Struct, frozen=True, kw_only=True):
     names: dict[str, str] = {}
     """Artifact paths whose escaped form does not tell them: member path below ``artifacts/`` to
     the original path."""
+    losses: list[Loss] = []
+    """What should be here and is not; the top manifest has it too."""
 
     def entity(self) -> Run:
         """The record that this document holds."""
@@ -153,6 +166,7 @@ class LoggedModelDocument(msgspec.Struct, frozen=True, kw_only=True):
     logged_model: LoggedModel
     artifacts: ArtifactSummary | None = None
     names: dict[str, str] = {}
+    losses: list[Loss] = []
 
     def entity(self) -> LoggedModel:
         """The record that this document holds."""
@@ -230,6 +244,7 @@ class VersionDocument(msgspec.Struct, frozen=True, kw_only=True):
     storage_location: str | None = msgspec.field(name="_storage_location", default=None)
     artifacts: ArtifactSummary | None = None
     names: dict[str, str] = {}
+    null_fields: list[str] | UnsetType = UNSET
 
     def entity(self) -> ModelVersion:
         """The record that this entry holds."""
@@ -260,6 +275,8 @@ class RegisteredModelBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaul
     aliases: list[AliasDocument] = []
     latest_versions: list[VersionDocument] = []
     """All versions that were exported, by number; the name is the peer's."""
+    deleted_versions: list[VersionDocument] | UnsetType = UNSET
+    null_fields: list[str] | UnsetType = UNSET
 
 
 class RegisteredModelDocument(msgspec.Struct, frozen=True, kw_only=True):
@@ -267,6 +284,7 @@ class RegisteredModelDocument(msgspec.Struct, frozen=True, kw_only=True):
 
     export_info: ExportInfo = ExportInfo()
     registered_model: RegisteredModelBody
+    losses: list[Loss] = []
 
     def entity(self, kind: str) -> RegisteredModel:
         """The record that this document holds.
@@ -284,6 +302,10 @@ class RegisteredModelDocument(msgspec.Struct, frozen=True, kw_only=True):
             creation_timestamp=body.creation_timestamp,
             last_updated_timestamp=body.last_updated_timestamp,
             versions=sorted((v.entity() for v in body.latest_versions), key=lambda v: v.version),
+            deleted_versions=UNSET
+            if body.deleted_versions is UNSET
+            else [version.entity() for version in body.deleted_versions],
+            null_fields=body.null_fields,
         )
 
 
@@ -324,6 +346,53 @@ class ManifestDocument(msgspec.Struct, frozen=True, kw_only=True):
     adjustments: dict[str, Int64] = {}
 
 
+class PlainDocument(msgspec.Struct, Generic[RecordT, ItemT], frozen=True, kw_only=True):
+    """The document of a plain entity (`kinds`): ``trace.json``, ``issue.json`` and so on."""
+
+    export_info: ExportInfo = ExportInfo()
+    kind: str
+    entity: RecordT
+    artifacts: ArtifactSummary | None = None
+    """Only of kinds that have artifacts."""
+    items: list[ItemT] = []
+    item_parts: list[str] = []
+    """What is too long for ``items``: part files below the entity's directory, in order, that
+    continue them."""
+    names: dict[str, str] = {}
+    losses: list[Loss] = []
+
+
+class PlainHead(msgspec.Struct, Generic[RecordT], frozen=True, kw_only=True):
+    """The document of a plain entity without its items."""
+
+    kind: str
+    entity: RecordT
+
+
+class ItemPart(msgspec.Struct, Generic[ItemT], frozen=True, kw_only=True):
+    """``items/<nnnnnn>.json``: more items of a plain entity."""
+
+    items: list[ItemT]
+
+
+@functools.cache
+def plain_document(kind: Kind) -> Any:
+    """Type of the document of a kind: ``PlainDocument[record, item]``."""
+    return PlainDocument[kind.record, kind.item]  # type: ignore[name-defined]
+
+
+@functools.cache
+def plain_head(kind: Kind) -> Any:
+    """Type of the document of a kind without its items: ``PlainHead[record]``."""
+    return PlainHead[kind.record]  # type: ignore[name-defined]
+
+
+@functools.cache
+def item_part(kind: Kind) -> Any:
+    """Type of a part of the items of a kind: ``ItemPart[item]``."""
+    return ItemPart[kind.item]  # type: ignore[name-defined]
+
+
 def version_document(
     version: ModelVersion, *, artifacts: ArtifactSummary | None = None, names: dict[str, str]
 ) -> VersionDocument:
@@ -338,14 +407,33 @@ def version_document(
 
 def points_of(history: MetricHistory) -> list[MetricPoint]:
     """Return a history as points, non-finite values as strings."""
-    return [
-        MetricPoint(value=encode_number(value), timestamp=timestamp, step=step)  # type: ignore[arg-type]
-        for value, timestamp, step in zip(
-            history.values, history.timestamps, history.steps, strict=True
-        )
-    ]
+    return _points(history.values, history.timestamps, history.steps)
 
 
+def encode_history(
+    key: str, values: Sequence[float], timestamps: Sequence[int], steps: Sequence[int]
+) -> EncodedHistory:
+    """Return a whole history encoded."""
+    points = msgspec.json.encode(_points(values, timestamps, steps))
+    return EncodedHistory(key, len(values), points)
+
+
+def _points(
+    values: Sequence[float], timestamps: Sequence[int], steps: Sequence[int]
+) -> list[MetricPoint]:
+    # There are millions: no loop of Python's own where there need be none.
+    numbers: Sequence[Any] = values
+    if not all(map(math.isfinite, values)):
+        numbers = [encode_number(value) for value in values]
+    return list(itertools.starmap(MetricPoint, zip(numbers, timestamps, steps, strict=True)))
+
+
+def decode_points(history: EncodedHistory) -> list[MetricPoint]:
+    """Return the points of a history that was encoded."""
+    return msgspec.json.decode(history.points, type=prepared(list[MetricPoint]))
+
+
+@functools.lru_cache(4096)  # many runs have the same metrics
 def history_order(key: str) -> bytes:
     """Sort key that puts metric keys in the order of their directories."""
     return escape_component(key).encode()
@@ -353,9 +441,10 @@ def history_order(key: str) -> bytes:
 
 def history_of(key: str, points: list[MetricPoint]) -> MetricHistory:
     """Inverse of :func:`points_of`."""
+    values = [point.value for point in points]
     return MetricHistory(
         key=key,
-        values=[decode_number(point.value) for point in points],
+        values=[value if type(value) is float else decode_number(value) for value in values],
         timestamps=[point.timestamp for point in points],
         steps=[point.step for point in points],
     )
@@ -381,7 +470,9 @@ def decode(data: bytes, type: type[T], *, path: str) -> T:
     if len(data) > MAX_DOCUMENT_BYTES:
         raise LimitError(f"document of {len(data)} bytes, at most {MAX_DOCUMENT_BYTES}", path=path)
     try:
-        return msgspec.json.decode(data, type=type)
+        if not data.isascii():
+            data.decode()  # msgspec passes over unknown keys and their values without looking
+        return msgspec.json.decode(data, type=prepared(type))
     except msgspec.ValidationError as exc:
         message, _, where = str(exc).partition(" - at `$")
         raise DocumentError(
@@ -400,8 +491,14 @@ def unknown_keys(data: bytes, type: type[msgspec.Struct]) -> list[str]:
     return sorted(_unknown(data, type, prefix="", depth=2))
 
 
+@functools.cache
+def _types_of_fields(document: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the types of a record's fields by the key that each has in a document."""
+    return {field.encode_name: field.type for field in msgspec.structs.fields(document)}
+
+
 def _unknown(data: bytes, type: type[msgspec.Struct], *, prefix: str, depth: int) -> Iterator[str]:
-    fields = {field.encode_name: field.type for field in msgspec.structs.fields(type)}
+    fields = _types_of_fields(type)
     for key, raw in msgspec.json.decode(data, type=dict[str, msgspec.Raw]).items():
         if key not in fields:
             yield prefix + key
@@ -422,13 +519,16 @@ def _resolve_field_path(data: bytes, type: type[Any], where: str) -> str:
         return where
     target: Any = type
     value: Any = data
-    for step in name.split("."):
-        fields = {field.encode_name: field.type for field in msgspec.structs.fields(target)}
-        target = fields[step]
-        value = msgspec.json.decode(value, type=dict[str, msgspec.Raw])[step]
-    for key, raw in msgspec.json.decode(value, type=dict[str, msgspec.Raw]).items():
+    try:
+        for step in name.split("."):
+            target = _types_of_fields(target)[step]
+            value = msgspec.json.decode(value, type=dict[str, msgspec.Raw])[step]
+        items = msgspec.json.decode(value, type=dict[str, msgspec.Raw]).items()
+    except (msgspec.DecodeError, RecursionError, KeyError):
+        return where  # the field comes twice, or what follows it is no JSON
+    for key, raw in items:
         try:
-            msgspec.json.decode(raw, type=target.__args__[1])
+            msgspec.json.decode(raw, type=prepared(target.__args__[1]))
         except msgspec.ValidationError:
             return f'{name}["{key}"]{rest}'
     return where

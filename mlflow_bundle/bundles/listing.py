@@ -17,9 +17,12 @@ from mlflow_bundle.archive import ArchiveReader, validate_path
 from mlflow_bundle.bundles import documents as docs
 from mlflow_bundle.bundles.source import read_header
 from mlflow_bundle.bundles.tree import TreeReader
+from mlflow_bundle.bundles.workspaces import naming, read_workspaces, workspace_view
 from mlflow_bundle.errors import DocumentError, SelectionError, UnsafePathError
+from mlflow_bundle.kinds.traces import Trace
+from mlflow_bundle.kinds.workspaces import DEFAULT_WORKSPACE
 from mlflow_bundle.report import Loss
-from mlflow_bundle.selection import NamePattern, nearest
+from mlflow_bundle.selection import NamePattern, nearest, require_workspaces
 
 DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
 
@@ -33,8 +36,9 @@ class ListedExperiment(msgspec.Struct, frozen=True, kw_only=True):
     runs: int
     failed_runs: int
     logged_models: int
+    traces: int
     artifacts: int
-    """Artifact files of its runs and logged models."""
+    """Artifact files of its runs, logged models and traces."""
     artifact_bytes: int
 
 
@@ -58,6 +62,16 @@ class ListedModel(msgspec.Struct, frozen=True, kw_only=True):
     versions: list[ListedVersion]
 
 
+class ListedWorkspace(msgspec.Struct, frozen=True, kw_only=True):
+    """One workspace that has a tree of its own: every one but ``default``."""
+
+    name: str
+    description: str
+    experiments: list[ListedExperiment]
+    models: list[ListedModel]
+    prompts: list[ListedModel]
+
+
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """A bundle's table of contents (``list --json``)."""
 
@@ -77,6 +91,7 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     experiments: list[ListedExperiment]
     models: list[ListedModel]
     prompts: list[ListedModel]
+    workspaces: list[ListedWorkspace]
     totals: dict[str, int]
     artifact_bytes: int
     losses: list[Loss]
@@ -118,11 +133,26 @@ def list_bundle(tree: TreeReader, *, name: str = "") -> Listing:
         experiments=list(_iter_experiments(tree)),
         models=list(_iter_models(tree, "registered_model")),
         prompts=list(_iter_models(tree, "prompt")),
+        workspaces=list(_iter_workspaces(tree)),
         totals=top.totals,
         artifact_bytes=top.artifact_bytes,
         losses=top.losses,
         adjustments=top.adjustments,
     )
+
+
+def _iter_workspaces(tree: TreeReader) -> Iterator[ListedWorkspace]:
+    for prefix, workspace in read_workspaces(tree).items():
+        if prefix:
+            view = workspace_view(tree, prefix)
+            with naming(prefix):
+                yield ListedWorkspace(
+                    name=workspace.name,
+                    description=workspace.description or "",
+                    experiments=list(_iter_experiments(view)),
+                    models=list(_iter_models(view, "registered_model")),
+                    prompts=list(_iter_models(view, "prompt")),
+                )
 
 
 def _read(tree: TreeReader, path: str, type: type[DocumentT]) -> DocumentT | None:
@@ -139,7 +169,7 @@ def _iter_experiments(tree: TreeReader) -> Iterator[ListedExperiment]:
         document = _read(tree, path, docs.ExperimentDocument)
         if document is None:
             raise DocumentError("missing, although a manifest names it", path=path)
-        files, size = _count_artifacts(tree, directory)
+        traces, files, size = _count_members(tree, directory)
         yield ListedExperiment(
             id=entry.id,
             name=entry.name,
@@ -147,19 +177,23 @@ def _iter_experiments(tree: TreeReader) -> Iterator[ListedExperiment]:
             runs=entry.ok_runs,
             failed_runs=entry.failed_runs,
             logged_models=len(document.export_info.ok_logged_models),
+            traces=traces,
             artifacts=files,
             artifact_bytes=size,
         )
 
 
-def _count_artifacts(tree: TreeReader, directory: str) -> tuple[int, int]:
-    files = size = 0
+def _count_members(tree: TreeReader, directory: str) -> tuple[int, int, int]:
+    """Return the number of traces and of artifacts of an experiment, and the artifacts' bytes."""
+    traces = files = size = 0
     for member in tree.iter_members(directory):
         place = layout.place_of(member.path)
         if place is not None and place.role == "artifact":
             files += 1
             size += member.size
-    return files, size
+        elif place is not None and (place.role, place.kind) == ("document", Trace.kind):
+            traces += 1
+    return traces, files, size
 
 
 def _iter_models(tree: TreeReader, kind: str) -> Iterator[ListedModel]:
@@ -202,30 +236,62 @@ def narrowed(
     *,
     experiments: tuple[NamePattern, ...] = (),
     models: tuple[NamePattern, ...] = (),
+    workspaces: tuple[str, ...] = (),
 ) -> Listing:
     """Return ``listing`` with only what is named; a kind that is not named at all goes.
+
+    Args:
+        listing: The whole.
+        experiments: In every workspace.
+        models: Registered models and prompts, in every workspace.
+        workspaces: The only workspaces; empty for all.
 
     Raises:
         SelectionError: Nothing of that name is there.
     """
-    kept = [
-        entry
-        for entry in listing.experiments
-        if any(p.matches(entry.name) or p.matches_id(entry.id) for p in experiments)
-    ]
-    registry = [*listing.models, *listing.prompts]
+    known = [DEFAULT_WORKSPACE, *(entry.name for entry in listing.workspaces)]
+    require_workspaces(workspaces, known)
+    if workspaces:
+        listing = msgspec.structs.replace(
+            listing,
+            workspaces=[entry for entry in listing.workspaces if entry.name in workspaces],
+            **({} if DEFAULT_WORKSPACE in workspaces else _NOTHING),
+        )
+    if not experiments and not models:
+        return listing
+    parts: list[Listing | ListedWorkspace] = [listing, *listing.workspaces]
+    all_experiments = [entry for part in parts for entry in part.experiments]
+    registry = [entry for part in parts for entry in (*part.models, *part.prompts)]
     for pattern in experiments:
-        if not any(pattern.matches(e.name) or pattern.matches_id(e.id) for e in kept):
-            raise _no_such("experiment", pattern, [entry.name for entry in listing.experiments])
+        if pattern.kind != "all" and not _experiments_of(all_experiments, (pattern,)):
+            raise _no_such("experiment", pattern, [entry.name for entry in all_experiments])
     for pattern in models:
         if not any(pattern.matches(entry.name) for entry in registry) and pattern.kind != "all":
             raise _no_such("model", pattern, [entry.name for entry in registry])
-    return msgspec.structs.replace(
-        listing,
-        experiments=kept,
-        models=[e for e in listing.models if any(p.matches(e.name) for p in models)],
-        prompts=[e for e in listing.prompts if any(p.matches(e.name) for p in models)],
-    )
+
+    def kept(part: Listing | ListedWorkspace) -> dict[str, Any]:
+        return {
+            "experiments": _experiments_of(part.experiments, experiments),
+            "models": [e for e in part.models if any(p.matches(e.name) for p in models)],
+            "prompts": [e for e in part.prompts if any(p.matches(e.name) for p in models)],
+        }
+
+    replace = msgspec.structs.replace
+    kept_workspaces = [replace(entry, **kept(entry)) for entry in listing.workspaces]
+    return replace(listing, workspaces=kept_workspaces, **kept(listing))
+
+
+_NOTHING: dict[str, list[Any]] = {"experiments": [], "models": [], "prompts": []}
+
+
+def _experiments_of(
+    entries: list[ListedExperiment], patterns: tuple[NamePattern, ...]
+) -> list[ListedExperiment]:
+    return [
+        entry
+        for entry in entries
+        if any(p.matches(entry.name) or p.matches_id(entry.id) for p in patterns)
+    ]
 
 
 def _no_such(noun: str, pattern: NamePattern, names: list[str]) -> SelectionError:

@@ -6,7 +6,6 @@ from the one that was there. The manifest of an experiment is also the experimen
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -89,18 +88,30 @@ def merged(old: bytes | None, new: msgspec.Struct) -> bytes:
     if old is None:
         return docs.encode(new)
     known: Any = msgspec.to_builtins(new)
-    return msgspec.json.encode(_merge(msgspec.json.decode(old), known)) + b"\n"
+    return msgspec.json.encode(_merge(old, known)) + b"\n"
 
 
-def _merge(old: Any, new: Any) -> Any:
-    if isinstance(old, dict) and isinstance(new, dict):
-        result = {key: _merge(old.get(key), value) for key, value in new.items()}
-        return result | {key: value for key, value in old.items() if key not in new}
-    if isinstance(old, list) and isinstance(new, list) and _has_ids(new) and _has_ids(old):
-        by_id = {entry["id"]: entry for entry in old}
-        return [_merge(by_id.get(entry["id"]), entry) for entry in new]
+def _merge(old: bytes | msgspec.Raw | None, new: Any) -> Any:
+    """Return ``new`` with what the JSON text ``old`` has beside it, whatever that is."""
+    if old is None:
+        return new
+    try:
+        if isinstance(new, dict):
+            fields = msgspec.json.decode(old, type=dict[str, msgspec.Raw])
+            result = {key: _merge(fields.get(key), value) for key, value in new.items()}
+            return result | {key: value for key, value in fields.items() if key not in new}
+        if isinstance(new, list) and all(
+            isinstance(entry, dict) and "id" in entry for entry in new
+        ):
+            entries = msgspec.json.decode(old, type=list[msgspec.Raw])
+            by_id = {msgspec.json.decode(entry, type=_Entry).id: entry for entry in entries}
+            return [_merge(by_id.get(entry["id"]), entry) for entry in new]
+    except msgspec.ValidationError:
+        pass  # of another shape: nothing in it is beside anything of ours
     return new
 
 
-def _has_ids(entries: Iterable[Any]) -> bool:
-    return all(isinstance(entry, dict) and isinstance(entry.get("id"), str) for entry in entries)
+class _Entry(msgspec.Struct, frozen=True):
+    """What tells an entry of a list from others."""
+
+    id: str

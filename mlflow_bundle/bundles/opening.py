@@ -67,13 +67,21 @@ def open_tree(path: str, *, is_directory: bool = False, renew: bool = True) -> T
     if is_directory or os.path.isdir(local):
         tree = _open_directory(local)
         return RenewedTree(tree) if renew else tree
+    return _open_stream(open_local(local), path)
+
+
+def open_local(path: str) -> BinaryIO:
+    """Open a file of this machine for reading; the caller closes it.
+
+    Raises:
+        BundleError: There is no such file, or it cannot be read.
+    """
     try:
-        stream = open(local, "rb")  # noqa: SIM115 - closed with the tree
+        return open(path, "rb")
     except FileNotFoundError as exc:
         raise BundleError(f"no such file: {path}") from exc
     except OSError as exc:
         raise BundleError(f"cannot read {path}: {exc.strerror}") from exc
-    return _open_stream(stream, path)
 
 
 def _local_path(path: str) -> str | None:
@@ -108,14 +116,19 @@ def _open_stream(stream: BinaryIO, name: str) -> TreeReader:
         return _OpenedBundle(stream, name=name)
     except FormatError as exc:
         stream.close()
-        if exc.path is not None:
-            raise
-        named = type(exc)(exc.message, path=name, hint=exc.hint)
-        named.offset = exc.offset
-        raise named from exc
+        raise named_error(exc, name) from exc
     except BaseException:
         stream.close()
         raise
+
+
+def named_error(error: FormatError, name: str) -> FormatError:
+    """Return an error that names the file at fault, where it names no member."""
+    if error.path is not None:
+        return error
+    named = type(error)(error.message, path=name, hint=error.hint)
+    named.offset = error.offset
+    return named
 
 
 def _standard_input() -> BinaryIO:
@@ -235,6 +248,7 @@ def open_writer(
     *,
     is_directory: bool = False,
     force: bool = False,
+    keep_partial: bool = False,
     level: int = 3,
     jobs: int = 2,
 ) -> WriterFactory:
@@ -247,6 +261,7 @@ def open_writer(
         path: A file, ``-`` for standard output, or a directory.
         is_directory: Whether a directory is written.
         force: Whether what exists is replaced.
+        keep_partial: Whether what an interruption leaves of a file stays (`resume.py`).
         level: zstd level, 1 to 19; of no meaning for a directory.
         jobs: Compression threads.
     """
@@ -261,6 +276,7 @@ def open_writer(
             bundle_uuid=bundle_uuid,
             mtime_ns=mtime_ns,
             force=force,
+            keep_partial=keep_partial,
             level=level,
             jobs=jobs,
         )

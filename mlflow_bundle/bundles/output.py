@@ -1,7 +1,8 @@
 """A bundle file that appears under its name only when it is complete.
 
 The bytes go to ``<name>.partial``, which a file lock keeps from a second writer, and the file is
-renamed when the archive is committed. ``-`` writes to standard output instead, where completeness
+renamed when the archive is committed. What an export leaves there when it is interrupted can be
+gone on with (:func:`find_unfinished`). ``-`` writes to standard output instead, where completeness
 can only be told by the trailer.
 """
 
@@ -17,10 +18,65 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import BinaryIO
 
-from mlflow_bundle.archive import ArchiveWriter
+from mlflow_bundle.archive import ArchiveWriter, scan_groups
 from mlflow_bundle.errors import BundleError
 
 STANDARD_STREAM = "-"
+
+
+class PartialFile:
+    """``<name>.partial`` beside a bundle that is being made, locked as long as it is open.
+
+    Args:
+        path: Name of the bundle to be.
+        force: Whether an existing bundle is replaced.
+
+    Raises:
+        BundleError: The bundle exists and ``force`` is not given, or the file cannot be made or is
+            being written by another process.
+    """
+
+    def __init__(self, path: str, *, force: bool = False) -> None:
+        self._final = Path(path)
+        check_output(path, force=force)
+        self.path = partial_path(path)
+        try:
+            # Not truncated before the lock is held: another process may be writing it.
+            self.stream = open(self.path, "r+b" if self.path.exists() else "w+b")  # noqa: SIM115
+        except OSError as exc:
+            raise BundleError(f"cannot write {path}: {exc.strerror}") from exc
+        try:
+            fcntl.flock(self.stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            self.stream.close()
+            if exc.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise BundleError(
+                    f"{self.path} is being written by another process",
+                    hint="wait for it, or give another name",
+                ) from exc
+            raise
+
+    def commit(self) -> None:
+        """Give the file its name."""
+        os.replace(self.path, self._final)
+        _sync_directory(self._final.parent)
+        self.stream.close()
+
+    def discard(self) -> None:
+        """Delete the file."""
+        self.close()
+        with contextlib.suppress(FileNotFoundError):
+            self.path.unlink()
+
+    def close(self) -> None:
+        """Leave the file as it is."""
+        with contextlib.suppress(OSError):
+            self.stream.close()
+
+
+def partial_path(path: str) -> Path:
+    """Return where the bundle ``path`` lies while it is being made."""
+    return Path(f"{path}.partial")
 
 
 class BundleFileWriter:
@@ -32,6 +88,7 @@ class BundleFileWriter:
         bundle_uuid: The uuid that ``header`` names.
         mtime_ns: Modification time of members that are given none.
         force: Whether an existing file is replaced.
+        keep_partial: Whether what an interruption leaves stays, to be gone on with.
         level: zstd level, 1 to 19.
         jobs: Compression threads.
 
@@ -48,17 +105,24 @@ class BundleFileWriter:
         bundle_uuid: uuid.UUID,
         mtime_ns: int,
         force: bool = False,
+        keep_partial: bool = False,
         level: int = 3,
         jobs: int = 2,
     ) -> None:
-        self._final: Path | None = None
-        self._partial: Path | None = None
+        self._partial: PartialFile | None = None
         self._claimed: _ClaimedStdout | None = None
-        self._stream = self._open(path, force=force)
+        if path == STANDARD_STREAM:
+            self._claimed = _ClaimedStdout()
+            stream = self._claimed.stream
+        else:
+            self._partial = PartialFile(path, force=force)
+            stream = self._partial.stream
+            stream.truncate(0)
+        self._keep_partial = keep_partial
         self._finished = False
         try:
             self._archive = ArchiveWriter(
-                self._stream,
+                stream,
                 bundle_uuid=bundle_uuid,
                 header=header,
                 mtime_ns=mtime_ns,
@@ -68,31 +132,28 @@ class BundleFileWriter:
         except BaseException:
             self._discard()
             raise
+        self._empty_bytes = self._archive.bytes_written
 
-    def _open(self, path: str, *, force: bool) -> BinaryIO:
-        if path == STANDARD_STREAM:
-            self._claimed = _ClaimedStdout()
-            return self._claimed.stream
-        self._final = Path(path)
-        check_output(path, force=force)
-        self._partial = self._final.with_name(self._final.name + ".partial")
-        try:
-            # Not truncated before the lock is held: another process may be writing it.
-            stream = open(self._partial, "r+b" if self._partial.exists() else "w+b")  # noqa: SIM115
-        except OSError as exc:
-            raise BundleError(f"cannot write {path}: {exc.strerror}") from exc
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            stream.close()
-            if exc.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                raise BundleError(
-                    f"{self._partial} is being written by another process",
-                    hint="wait for it, or give another name",
-                ) from exc
-            raise
-        stream.truncate(0)
-        return stream
+    @classmethod
+    def resume(cls, partial: PartialFile, *, level: int = 3, jobs: int = 2) -> BundleFileWriter:
+        """Go on behind the whole groups of an interrupted bundle.
+
+        Args:
+            partial: Its file; closed with the writer.
+            level: zstd level.
+            jobs: Compression threads.
+
+        Raises:
+            FormatError: As :meth:`ArchiveWriter.resume`.
+        """
+        writer = cls.__new__(cls)
+        writer._partial, writer._claimed = partial, None
+        writer._keep_partial, writer._finished = True, False
+        # One that was complete but for its name ends before its trailer again.
+        partial.stream.truncate(scan_groups(partial.stream).end)
+        writer._archive = ArchiveWriter.resume(partial.stream, level=level, jobs=jobs)
+        writer._empty_bytes = 0
+        return writer
 
     @property
     def bytes_written(self) -> int:
@@ -119,12 +180,10 @@ class BundleFileWriter:
         """Commit the archive and give the file its name."""
         digest = self._archive.finish()
         self._archive.close()
-        if self._partial is not None and self._final is not None:
-            os.replace(self._partial, self._final)
-            _sync_directory(self._final.parent)
-            self._stream.close()
+        if self._partial is not None:
+            self._partial.commit()
         elif self._claimed is not None:
-            self._stream.flush()
+            self._claimed.stream.flush()
             self._claimed.release()
         self._finished = True
         return digest
@@ -138,11 +197,12 @@ class BundleFileWriter:
     def _discard(self) -> None:
         if self._claimed is not None:
             self._claimed.release()
-        if self._partial is not None:
-            with contextlib.suppress(OSError):
-                self._stream.close()
-            with contextlib.suppress(FileNotFoundError):
-                self._partial.unlink()
+        if self._partial is None:
+            return
+        if self._keep_partial and self._archive.bytes_written > self._empty_bytes:
+            self._partial.close()
+        else:
+            self._partial.discard()
 
 
 class _ClaimedStdout:

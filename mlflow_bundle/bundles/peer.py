@@ -37,6 +37,7 @@ from mlflow_bundle.bundles.tree import (
     scan_directory,
 )
 from mlflow_bundle.credentials import mask_uri
+from mlflow_bundle.decoding import prepared
 from mlflow_bundle.entities import Int64, KeyValue
 from mlflow_bundle.errors import (
     LimitError,
@@ -144,7 +145,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _export_info(info: object) -> docs.ExportInfo:
     try:
-        return msgspec.convert(info, docs.ExportInfo)
+        return msgspec.convert(info, prepared(docs.ExportInfo))
     except msgspec.ValidationError:
         return docs.ExportInfo()
 

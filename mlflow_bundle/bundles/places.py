@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 from mlflow_bundle import layout
 from mlflow_bundle.bundles import documents as docs
 from mlflow_bundle.errors import DocumentError
+
+_PART = re.compile(rf"{layout.ITEMS}/[0-9]{{6,}}\.json")
 
 
 def check_place(document: object, kind: str, path: str) -> None:
@@ -13,24 +17,52 @@ def check_place(document: object, kind: str, path: str) -> None:
     Raises:
         DocumentError: It does, or a version of a model is no number.
     """
+    prefix, below = layout.split_workspace(path)
+    there, field = _place_of(document, kind, path, below) or (below, "")
+    if there != below:
+        raise DocumentError(f"belongs to {prefix}{there}", path=path, field_path=field)
+
+
+def _place_of(document: object, kind: str, path: str, below: str) -> tuple[str, str] | None:
+    """Where a document belongs in its workspace's tree, and the field that says so."""
     if isinstance(document, (docs.RunDocument, docs.RunHead)):
         # The record sorts its metrics: not needed here, and long.
         info = document.info
         there = f"{layout.run_directory(info.experiment_id, info.run_id)}/{layout.RUN_DOCUMENT}"
-        field = f"info.{_wrong_id(info.experiment_id, path, 'run_id')}"
+        field = f"info.{_wrong_id(info.experiment_id, below, 'run_id')}"
     elif isinstance(document, docs.LoggedModelDocument):
         there = layout.document_path(document.logged_model)
         model = document.logged_model
-        field = f"logged_model.{_wrong_id(model.experiment_id, path, 'model_id')}"
+        field = f"logged_model.{_wrong_id(model.experiment_id, below, 'model_id')}"
     elif isinstance(document, docs.ExperimentDocument):
         there = layout.document_path(document.experiment)
         field = "experiment.experiment_id"
     elif isinstance(document, docs.RegisteredModelDocument):
         there, field = _place_of_model(document, kind, path)
+    elif isinstance(document, (docs.PlainDocument, docs.PlainHead)):
+        if document.kind != kind:
+            raise DocumentError(
+                f"expected {kind!r}, got {document.kind!r}", path=path, field_path="kind"
+            )
+        there, field = layout.document_path(document.entity), "entity"
     else:
-        return
-    if there != path:
-        raise DocumentError(f"belongs to {there}", path=path, field_path=field)
+        return None
+    return there, field
+
+
+def check_parts(parts: list[str], path: str) -> None:
+    """Refuse ``item_parts`` of the document at ``path`` that are no parts, or come twice.
+
+    Raises:
+        DocumentError: One does.
+    """
+    for position, part in enumerate(parts):
+        if not _PART.fullmatch(part) or part in parts[:position]:
+            raise DocumentError(
+                f"expected another part such as items/000001.json, got {part!r}",
+                path=path,
+                field_path=f"item_parts[{position}]",
+            )
 
 
 def _place_of_model(

@@ -12,7 +12,7 @@ import heapq
 import io
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import msgspec
 
@@ -23,13 +23,22 @@ from mlflow_bundle.bundles import manifests
 from mlflow_bundle.bundles.nonfinite import quote_tokens
 from mlflow_bundle.bundles.source import created_ns, read_header
 from mlflow_bundle.bundles.tree import TreeMember, TreeReader
+from mlflow_bundle.bundles.workspaces import prefixes_of
+from mlflow_bundle.decoding import prepared
 from mlflow_bundle.entities import VERSION_KIND, Experiment, LoggedModel, Run
 from mlflow_bundle.errors import DocumentError, LimitError
+from mlflow_bundle.kinds import KINDS
+from mlflow_bundle.kinds.workspaces import WORKSPACE
 
 DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
 
 _COUNTED = frozenset(
-    {Experiment.kind, Run.kind, LoggedModel.kind, *VERSION_KIND, *VERSION_KIND.values(), "artifact"}
+    {
+        *(Experiment.kind, Run.kind, LoggedModel.kind, "artifact"),
+        *VERSION_KIND,
+        *VERSION_KIND.values(),
+        *KINDS,
+    }
 )
 
 
@@ -60,6 +69,7 @@ class RenewedTree:
         self._base = base
         self._created_ns = created_ns(read_header(base))
         self._last: tuple[str, bytes] | None = None
+        self._workspaces: list[str] | None = None
 
     @property
     def header(self) -> bytes:
@@ -71,10 +81,28 @@ class RenewedTree:
     # Members
 
     def find(self, path: str) -> TreeMember | None:
-        if path in layout.MANIFESTS:
+        if self._is_manifest(path):
             return MadeMember(path, self._created_ns, self.read)
         member = self._base.find(path)
         return None if member is None else self._renewed_member(member)
+
+    def _is_manifest(self, path: str) -> bool:
+        """Whether ``path`` is made of what is there: a manifest at the top or of a workspace."""
+        prefix, below = layout.split_workspace(path)
+        if not prefix:
+            return path in layout.MANIFESTS
+        return below in layout.WORKSPACE_MANIFESTS and prefix in self._prefixes()
+
+    def _prefixes(self) -> list[str]:
+        """Prefixes of the workspaces that have a tree of their own."""
+        if self._workspaces is None:
+            self._workspaces = prefixes_of(self._base)
+        return self._workspaces
+
+    def _iter_manifests(self) -> Iterator[str]:
+        yield from layout.MANIFESTS
+        for prefix in self._prefixes():
+            yield from (f"{prefix}{manifest}" for manifest in layout.WORKSPACE_MANIFESTS)
 
     def _renewed_member(self, member: TreeMember) -> TreeMember:
         if not _is_document(member.path):
@@ -85,13 +113,13 @@ class RenewedTree:
         prefix = prefix.rstrip("/")
         made = [
             path
-            for path in layout.MANIFESTS
+            for path in self._iter_manifests()
             if not prefix or path == prefix or path.startswith(f"{prefix}/")
         ]
         members: Iterator[TreeMember] = (
             self._renewed_member(member)
             for member in self._base.iter_members(prefix)
-            if member.path not in layout.MANIFESTS
+            if not self._is_manifest(member.path)
         )
         manifest_members: list[TreeMember] = [
             MadeMember(path, self._created_ns, self.read) for path in sorted(made, key=order_key)
@@ -100,16 +128,15 @@ class RenewedTree:
 
     def iter_directory(self, path: str = "") -> Iterator[tuple[str, bool]]:
         children = dict(self._base.iter_directory(path))
-        for manifest in layout.MANIFESTS:
-            directory, _, name = manifest.rpartition("/")
-            if directory == path:
-                children[name] = False
-            elif not path:
-                children[directory] = True
+        above = f"{path}/" if path else ""
+        for manifest in self._iter_manifests():
+            if manifest.startswith(above):
+                name, slash, _ = manifest.removeprefix(above).partition("/")
+                children[name] = bool(slash)
         yield from sorted(children.items(), key=lambda item: (not item[1], item[0].encode()))
 
     def read(self, member: str, *, limit_bytes: int = docs.MAX_DOCUMENT_BYTES) -> bytes:
-        if member not in layout.MANIFESTS and not _is_document(member):
+        if not self._is_manifest(member) and not _is_document(member):
             return self._base.read(member, limit_bytes=limit_bytes)
         last = self._last
         if last is None or last[0] != member:
@@ -120,7 +147,7 @@ class RenewedTree:
         return last[1]
 
     def open_member(self, member: str) -> BinaryIO:
-        if member in layout.MANIFESTS or _is_document(member):
+        if self._is_manifest(member) or _is_document(member):
             return io.BytesIO(self.read(member))
         return self._base.open_member(member)
 
@@ -129,10 +156,10 @@ class RenewedTree:
     def _made(self, path: str) -> bytes:
         if path == layout.MANIFEST:
             return self._top_manifest()
-        if path in layout.MANIFESTS:
-            directory = path.partition("/")[0]
-            if directory == layout.EXPERIMENTS:
-                return self._experiments_manifest(path)
+        if self._is_manifest(path):
+            directory = path.rpartition("/")[0]
+            if layout.split_workspace(path)[1].startswith(f"{layout.EXPERIMENTS}/"):
+                return self._experiments_manifest(path, directory)
             return self._registry_manifest(path, directory)
         data = self._strict(path)
         place = layout.place_of(path)
@@ -142,6 +169,8 @@ class RenewedTree:
             return self._experiment(path, data)
         if place.kind in VERSION_KIND:
             return self._registered_model(path, data)
+        if place.kind in KINDS and not KINDS[place.kind].has_artifacts:
+            return data
         return self._summarized(path, data)
 
     def _strict(self, path: str) -> bytes:
@@ -191,10 +220,18 @@ class RenewedTree:
                 changed[position] = new
         if not changed:
             return data
-        raw = msgspec.json.decode(data)
+        whole: dict[str, Any] = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+        body: dict[str, Any] = msgspec.json.decode(
+            whole["registered_model"], type=dict[str, msgspec.Raw]
+        )
+        versions: list[dict[str, Any]] = msgspec.json.decode(
+            body["latest_versions"], type=list[dict[str, msgspec.Raw]]
+        )
         for position, summary in changed.items():
-            raw["registered_model"]["latest_versions"][position]["artifacts"] = summary
-        return msgspec.json.encode(raw) + b"\n"
+            versions[position]["artifacts"] = summary
+        body["latest_versions"] = versions
+        whole["registered_model"] = body
+        return msgspec.json.encode(whole) + b"\n"
 
     def _experiment(self, path: str, data: bytes) -> bytes:
         document = docs.decode(data, docs.ExperimentDocument, path=path)
@@ -237,12 +274,19 @@ class RenewedTree:
 
     # Manifests
 
-    def _experiments_manifest(self, path: str) -> bytes:
+    def _experiments_manifest(self, path: str, experiments: str) -> bytes:
+        prefix, _ = layout.split_workspace(path)
+        if prefix and self._base.find(f"{prefix}{WORKSPACE.document}") is None:
+            raise DocumentError(
+                "missing: it describes the workspace that this directory holds",
+                path=f"{prefix}{WORKSPACE.document}",
+                hint="put it back, or delete the directory",
+            )
         data, old = self._old(path, docs.ExperimentsDocument)
         durations = {entry.id: entry.duration for entry in old.experiments}
         entries = []
-        for component, is_directory in self._base.iter_directory(layout.EXPERIMENTS):
-            directory = f"{layout.EXPERIMENTS}/{component}"
+        for component, is_directory in self._base.iter_directory(experiments):
+            directory = f"{experiments}/{component}"
             if not is_directory or next(iter(self._base.iter_members(directory)), None) is None:
                 continue
             document_path = f"{directory}/{layout.MANIFEST}"
@@ -273,7 +317,8 @@ class RenewedTree:
 
     def _registry_manifest(self, path: str, directory: str) -> bytes:
         data, old = self._old(path, docs.RegistryDocument)
-        kind = next(k for k, value in layout.REGISTRY_DIRECTORY.items() if value == directory)
+        top = directory.rpartition("/")[2]
+        kind = next(k for k, value in layout.REGISTRY_DIRECTORY.items() if value == top)
         names = list(self._iter_ids(directory, layout.REGISTRY_DOCUMENT[kind]))
         there = set(names)
         new = manifests.registry_document(
@@ -340,11 +385,11 @@ class RenewedTree:
 
 def _is_document(path: str) -> bool:
     place = layout.place_of(path)
-    return place is not None and place.role in ("document", "metrics")
+    return place is not None and place.role in ("document", "metrics", "items")
 
 
 def _summary(raw: bytes, path: str, field: str) -> docs.ArtifactSummary | None:
     try:
-        return msgspec.json.decode(raw, type=docs.ArtifactSummary | None)
+        return msgspec.json.decode(raw, type=prepared(docs.ArtifactSummary | None))
     except msgspec.ValidationError as exc:
         raise DocumentError(str(exc), path=path, field_path=field) from exc

@@ -6,62 +6,90 @@ Memory holds one document, the ids of one experiment and whatever the writer buf
 
 from __future__ import annotations
 
-import itertools
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
-from typing import Any, TypeVar
+from http import HTTPStatus
+from typing import Any, BinaryIO, TypeVar, cast
 
 import msgspec
+from msgspec import UNSET
 
 import mlflow_bundle
 from mlflow_bundle import layout
 from mlflow_bundle.archive.frames import FORMAT_NAME, FORMAT_VERSION
+from mlflow_bundle.archive.unfinished import WrittenMembers
 from mlflow_bundle.bundles import documents as docs
 from mlflow_bundle.bundles import manifests
 from mlflow_bundle.bundles.artifact_paths import member_names, needs_name
+from mlflow_bundle.bundles.cleaning import Cleaner
+from mlflow_bundle.bundles.parts import write_histories, write_items
+from mlflow_bundle.bundles.resume import (
+    Progressed,
+    Unfinished,
+    is_changed,
+    made_at_ms,
+    restore,
+)
+from mlflow_bundle.bundles.source import created_ns
 from mlflow_bundle.bundles.tree import TreeWriter
-from mlflow_bundle.contracts import ArtifactTree, Content, NoArtifacts, Sink, SourceInfo
-from mlflow_bundle.credentials import URI_TAGS, mask_uri, mask_uris_in
+from mlflow_bundle.contracts import (
+    ArtifactFile,
+    ArtifactPolicy,
+    ArtifactTree,
+    Content,
+    NoArtifacts,
+    Sink,
+    SourceInfo,
+)
+from mlflow_bundle.credentials import mask_uri
 from mlflow_bundle.entities import (
     VERSION_KIND,
     Entity,
     Experiment,
     KeyValue,
     LoggedModel,
-    MetricHistory,
+    PlainEntity,
     RegisteredModel,
     Run,
-    RunInputs,
 )
-from mlflow_bundle.errors import ServerError
+from mlflow_bundle.errors import ServerError, SinkError
+from mlflow_bundle.kinds import ALL_KINDS, KINDS
+from mlflow_bundle.kinds.workspaces import WORKSPACE, Workspace
 from mlflow_bundle.progress import Progress, SilentProgress
-from mlflow_bundle.provenance import carried_tags
-from mlflow_bundle.report import Report
+from mlflow_bundle.report import Loss, Report
 from mlflow_bundle.selection import Selection
 from mlflow_bundle.source_tags import source_tags
 
-_NOTEBOOK_TAG = "mlflow.databricks.notebookPath"
-
-INLINE_POINTS_PER_KEY = 10_000
-INLINE_POINTS_PER_RUN = 100_000
-POINTS_PER_PART = 50_000
-
-RecordT = TypeVar("RecordT", bound=msgspec.Struct)
+EntityT = TypeVar("EntityT", bound=Entity)
 
 WriterFactory = Callable[[bytes, uuid.UUID, int], TreeWriter]
 """Makes the writer from the header's bytes, the bundle's uuid and the default mtime in ns."""
 
 
+_LARGEST_ENTITY_BYTES = docs.MAX_DOCUMENT_BYTES // 2
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
-    """What the seed's export options say about documents."""
+    """What export options say about documents."""
 
     export_source_tags: bool = False
     stages: str | None = None
     notebook_formats: str | None = ""
+    artifacts: ArtifactPolicy = "copy"
+    auth_db: bool = False
+    """Whether users and roles were read."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the options that differ from the default."""
+        return {
+            option.name: getattr(self, option.name)
+            for option in fields(self)
+            if getattr(self, option.name) != option.default
+        }
 
 
 @dataclass(slots=True)
@@ -82,7 +110,11 @@ class BundleSink(Sink):
         now: Clock for ``created``.
         bundle_uuid: Identity of the new bundle.
         progress: Told of objects and bytes.
+        unfinished: An interrupted export to go on with; ``open_writer`` is not called then.
     """
+
+    takes_encoded_histories = True
+    in_order = True
 
     def __init__(
         self,
@@ -93,8 +125,13 @@ class BundleSink(Sink):
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
         bundle_uuid: uuid.UUID | None = None,
         progress: Progress | None = None,
+        unfinished: Unfinished | None = None,
     ) -> None:
         self._open_writer = open_writer
+        self._unfinished = unfinished
+        self._written: WrittenMembers | None = None
+        self._before: Progressed | None = None
+        self._cleaner = Cleaner(report)
         self._report = report
         self._options = options
         self._now = now
@@ -108,9 +145,14 @@ class BundleSink(Sink):
         self._section = 0
         self._totals: Counter[str] = Counter()
         self._artifact_bytes = 0
+        self._lost_artifacts: list[Loss] = []
 
     def begin(self, source: SourceInfo, selection: Selection) -> None:
         created = self._now().replace(microsecond=0)
+        if self._unfinished is not None:
+            self._uuid = uuid.UUID(self._unfinished.header.uuid)
+            created_s = created_ns(self._unfinished.header) // 10**9
+            created = datetime.fromtimestamp(created_s, timezone.utc)
         self._created_ms = int(created.timestamp() * 1000)
         self._source = SourceInfo(uri=mask_uri(source.uri), mlflow_version=source.mlflow_version)
         self._export_info = docs.ExportInfo(
@@ -127,16 +169,82 @@ class BundleSink(Sink):
             documents=docs.DOCUMENTS_VERSION,
             source=docs.HeaderSource(uri=self._source.uri, mlflow_version=source.mlflow_version),
             selection=selection.to_json(),
+            options=self._options.to_json(),
             as_of=self._created_ms,
         )
-        if not self._report.dry_run:
+        if self._unfinished is not None:
+            self._unfinished.require_same(header)
+            self._writer, self._written = self._unfinished.resume()
+            self._resume(Progressed(self._written))
+        elif not self._report.dry_run:
             self._writer = self._open_writer(
                 docs.encode(header), self._uuid, self._created_ms * 1_000_000
             )
 
+    def workspace(self, workspace: Workspace, report: Report) -> BundleSink:
+        """Return a sink for the tree of one more workspace of the same bundle.
+
+        What lies outside of workspaces is put before; workspaces come in path order, each finished
+        before the next one begins and before this sink is finished.
+
+        Args:
+            workspace: Not ``default``.
+            report: Counts what is written to it.
+        """
+        return _WorkspaceSink(self, workspace, report)
+
+    def _resume(self, before: Progressed) -> None:
+        """Take over what was written of this tree, as if it had been put just now."""
+        self._before = before
+        # Everything that the source has now is compared with what was written.
+        self.reserved_kinds = ALL_KINDS
+        restored = restore(before)
+        self._open_experiment = _OpenExperiment(restored.runs, restored.logged_models)
+        self._experiments = restored.experiments
+        self._registry = restored.registry
+        self._totals = restored.totals
+        self._artifact_bytes = restored.artifact_bytes
+        for kind, count in restored.totals.items():
+            self._report.found(kind, count)
+        for loss in restored.losses:
+            self._report.lose_again(loss)
+
     def reserve(self, entity: Entity, *, dry: bool = False) -> None:
         if isinstance(entity, Experiment):
             self._experiment_names[entity.id] = entity.name
+        if self._before is not None:
+            self._compare(entity, self._before)
+
+    def _compare(self, entity: Entity, before: Progressed) -> None:
+        """See what became of an entity since the first attempt, if that has passed its place."""
+        path = layout.document_path(entity)
+        if before.find(path) is not None:
+            before.see(path)
+            # Cleaning counts the adjustments, as when it was put.
+            if is_changed(before.read(path), path, self._cleaned(entity)):
+                before.changed.append(f"{entity.kind} {entity.id}")
+        elif before.reaches(path):
+            made_ms = made_at_ms(entity)
+            if made_ms is not None and made_ms >= self._created_ms:
+                before.appeared.append(f"{entity.kind} {entity.id}")
+            else:
+                reason = "it was not there, or could not be read, before the export was interrupted"
+                self._report.lose(entity.kind, entity.id, reason, parent=layout.parent_of(entity))
+
+    def wants(self, kind: str, id: str, parent: str) -> bool:
+        if self._before is None:
+            return True
+        return not self._before.reaches(layout.document_path_of(kind, id, parent))
+
+    def _cleaned(self, entity: EntityT) -> EntityT:
+        """``entity`` as it is written, with the tags of ``--export-source-tags``."""
+        cleaned: Any = self._cleaner.clean(entity)
+        if self._options.export_source_tags and isinstance(entity, Run):
+            name = self._experiment_names.get(entity.info.experiment_id, "")
+            tags = cleaned.tags | source_tags(entity, self._source, self._created_ms, name)
+            cleaned = msgspec.structs.replace(cleaned, tags=dict(sorted(tags.items())))
+        result: EntityT = cleaned
+        return result
 
     @property
     def _out(self) -> TreeWriter:
@@ -146,13 +254,16 @@ class BundleSink(Sink):
 
     def put(self, content: Content) -> None:
         entity = content.entity
-        self._enter_section(_SECTION_OF[entity.kind])
+        _require_size(entity)
+        self._enter_section(_section_of(entity))
         if isinstance(entity, Run):
             self._put_run(entity, content)
         elif isinstance(entity, LoggedModel):
             self._put_logged_model(entity, content)
         elif isinstance(entity, Experiment):
             self._put_experiment(entity)
+        elif isinstance(entity, PlainEntity):
+            self._put_plain(entity, content)
         else:
             self._put_registered_model(entity, content)
         self._totals[entity.kind] += 1
@@ -165,30 +276,21 @@ class BundleSink(Sink):
         artifacts, names = self._write_artifacts(
             f"{directory}/{layout.ARTIFACTS}", content.artifacts, f"run {run.id}", mtime_ms
         )
-        metrics, parts = self._write_histories(directory, content.histories())
-        if self._options.notebook_formats and _NOTEBOOK_TAG in run.tags:
-            self._report.lose(
-                Run.kind,
-                run.id,
-                "this version of mlflow-bundle does not export Databricks notebooks",
-                field="notebooks",
-                parent=run.info.experiment_id,
-            )
-        tags = self._tags("run", run.tags)
-        if self._options.export_source_tags:
-            name = self._experiment_names.get(run.info.experiment_id, "")
-            tags |= source_tags(run, self._source, self._created_ms, name)
+        histories = content.encoded_histories or content.histories
+        metrics, parts = write_histories(self._add_document, directory, histories())
+        cleaned = self._cleaned(run)
         document = docs.RunDocument(
             export_info=self._export_info,
-            info=_masked(run.info, ("artifact_uri",), self._report, "run"),
+            info=cleaned.info,
             params=run.params,
-            metrics=metrics,
-            tags=dict(sorted(tags.items())),
-            inputs=self._inputs(run.inputs),
+            metrics=cast(Any, metrics),  # some encoded already
+            tags=cleaned.tags,
+            inputs=cleaned.inputs,
             outputs=run.outputs,
             artifacts=artifacts,
             metric_parts=parts,
             names=names,
+            losses=self._losses_of(run),
         )
         self._add_document(f"{directory}/{layout.RUN_DOCUMENT}", document)
         self._open_experiment.runs.append(run.id)
@@ -201,15 +303,45 @@ class BundleSink(Sink):
             f"logged_model {model.id}",
             model.creation_time,
         )
-        masked = _masked(model, ("artifact_location",), self._report, "logged_model")
         document = docs.LoggedModelDocument(
             export_info=self._export_info,
-            logged_model=_replace(masked, tags=self._tags("logged_model", model.tags)),
+            logged_model=self._cleaned(model),
             artifacts=artifacts,
             names=names,
+            losses=self._losses_of(model),
         )
         self._add_document(f"{directory}/{layout.LOGGED_MODEL_DOCUMENT}", document)
         self._open_experiment.logged_models.append(model.id)
+
+    def _put_plain(self, entity: PlainEntity, content: Content) -> None:
+        directory = layout.entity_directory(entity)
+        kind = KINDS[entity.kind]
+        artifacts: docs.ArtifactSummary | None = None
+        names: dict[str, str] = {}
+        if kind.has_artifacts:
+            artifacts, names = self._write_artifacts(
+                f"{directory}/{layout.ARTIFACTS}",
+                content.artifacts,
+                f"{entity.kind} {entity.id}",
+                entity.time_ms,
+            )
+        items, parts = write_items(
+            self._add_document,
+            directory,
+            self._cleaner.clean_items(entity, content.items()),
+            too_long=lambda position, size: self._lose_item(entity, position, size),
+        )
+        document: docs.PlainDocument[PlainEntity, Any] = docs.PlainDocument(
+            export_info=self._export_info,
+            kind=entity.kind,
+            entity=self._cleaned(entity),
+            artifacts=artifacts,
+            items=items,
+            item_parts=parts,
+            names=names,
+            losses=self._losses_of(entity),
+        )
+        self._add_document(f"{directory}/{kind.document}", document)
 
     def _put_experiment(self, experiment: Experiment) -> None:
         written, self._open_experiment = self._open_experiment, _OpenExperiment()
@@ -218,9 +350,8 @@ class BundleSink(Sink):
             for loss in self._report.losses
             if loss.kind == Run.kind and loss.parent == experiment.id and not loss.field
         ]
-        masked = _masked(experiment, ("artifact_location",), self._report, "experiment")
         document = docs.ExperimentDocument(
-            experiment=_replace(masked, tags=self._tags("experiment", experiment.tags)),
+            experiment=self._cleaned(experiment),
             export_info=manifests.experiment_info(
                 self._export_info,
                 runs=written.runs,
@@ -250,17 +381,11 @@ class BundleSink(Sink):
                 f"{VERSION_KIND[model.kind]} {model.name}/{number}",
                 version.creation_timestamp,
             )
+        cleaned = self._cleaned(model)
         versions = []
-        for version in model.versions:
+        for version in cleaned.versions:
             artifacts, names = written.get(version.version, (None, {}))
-            masked = _masked(
-                version,
-                ("source", "storage_location", "run_artifact_uri", "run_link"),
-                self._report,
-                VERSION_KIND[model.kind],
-            )
-            masked = _replace(masked, tags=self._tags(VERSION_KIND[model.kind], version.tags))
-            versions.append(docs.version_document(masked, artifacts=artifacts, names=names))
+            versions.append(docs.version_document(version, artifacts=artifacts, names=names))
         document = docs.RegisteredModelDocument(
             export_info=self._export_info,
             registered_model=docs.RegisteredModelBody(
@@ -269,41 +394,24 @@ class BundleSink(Sink):
                 last_updated_timestamp=model.last_updated_timestamp,
                 description=model.description,
                 tags=[
-                    KeyValue(key=key, value=value)
-                    for key, value in sorted(self._tags(model.kind, model.tags).items())
+                    KeyValue(key=key, value=value) for key, value in sorted(cleaned.tags.items())
                 ],
                 aliases=[
                     docs.AliasDocument(alias=alias, version=str(version))
                     for alias, version in sorted(model.aliases.items())
                 ],
                 latest_versions=versions,
+                deleted_versions=UNSET
+                if cleaned.deleted_versions is UNSET
+                else [docs.version_document(v, names={}) for v in cleaned.deleted_versions],
+                null_fields=model.null_fields,
             ),
+            losses=self._losses_of(model),
         )
         self._add_document(layout.document_path(model), document)
         self._registry[model.kind].append(model.name)
         self._totals[VERSION_KIND[model.kind]] += len(versions)
         self._report.did(VERSION_KIND[model.kind], len(versions))
-
-    def _inputs(self, inputs: RunInputs) -> RunInputs:
-        """Inputs of a run, without credentials in the sources of its datasets."""
-        masked = []
-        for entry in inputs.dataset_inputs:
-            source = mask_uris_in(entry.dataset.source)
-            if source != entry.dataset.source:
-                self._report.adjust("run", "inputs.source (credentials masked)")
-                entry = _replace(entry, dataset=_replace(entry.dataset, source=source))
-            masked.append(entry)
-        return RunInputs(dataset_inputs=masked, model_inputs=inputs.model_inputs)
-
-    def _tags(self, kind: str, tags: dict[str, str]) -> dict[str, str]:
-        """Tags as they are carried: ours that are transient left out, URIs masked."""
-        carried = carried_tags(tags)
-        for key in URI_TAGS & carried.keys():
-            masked = mask_uri(carried[key])
-            if masked != carried[key]:
-                carried[key] = masked
-                self._report.adjust(kind, f"tags.{key} (credentials masked)")
-        return carried
 
     def _write_artifacts(
         self, directory: str, tree: ArtifactTree, owner: str, mtime_ms: int | None
@@ -320,10 +428,22 @@ class BundleSink(Sink):
         names: dict[str, str] = {}
         count = total = 0
         for member, file in member_names(files):
+            path = f"{directory}/{member}"
+            if self._before is not None and self._before.reaches(path):
+                before = self._before.find(path)
+                if before is None:
+                    self._lose_artifact(
+                        owner_id, file, "it was not there before the export was interrupted"
+                    )
+                else:
+                    names |= {member: file.path} if needs_name(member) else {}
+                    count += 1
+                    total += before.size
+                continue
             try:
                 with (opened := tree.open(file)).stream as stream:
                     self._out.add_stream(
-                        f"{directory}/{member}",
+                        path,
                         stream,
                         opened.size,
                         mtime_ns=mtime_ns,
@@ -332,7 +452,7 @@ class BundleSink(Sink):
             except ServerError as exc:
                 if exc.status is None:
                     raise
-                self._report.lose("artifact", f"{owner_id}/{file.path}", exc.message)
+                self._lose_artifact(owner_id, file, exc.message)
                 continue
             if needs_name(member):
                 names[member] = file.path
@@ -345,63 +465,47 @@ class BundleSink(Sink):
         self._report.did("artifact", count, size=total)
         return docs.ArtifactSummary(mode=tree.mode, files=count, bytes=total), names
 
-    def _write_histories(
-        self, directory: str, histories: Iterable[MetricHistory]
-    ) -> tuple[dict[str, list[docs.MetricPoint]], dict[str, list[str]]]:
-        """Write what is too long for the document; return the rest, and the parts by key.
+    def _lose_artifact(self, owner_id: str, file: ArtifactFile, reason: str) -> None:
+        loss = self._report.lose("artifact", f"{owner_id}/{file.path}", reason)
+        self._lost_artifacts.append(loss)
 
-        Keys come in the order of their escaped form, which is the order of their directories.
-        """
-        inline: dict[str, list[docs.MetricPoint]] = {}
-        parts: dict[str, list[str]] = {}
-        inline_points = 0
-        for key, points in _by_key(histories):
-            budget = min(INLINE_POINTS_PER_KEY, INLINE_POINTS_PER_RUN - inline_points)
-            pending: list[docs.MetricPoint] = []
-            long = False
-            for point_list in points:
-                pending += point_list
-                long = long or len(pending) > budget
-                while long and len(pending) >= POINTS_PER_PART:
-                    self._write_part(directory, key, pending[:POINTS_PER_PART], parts)
-                    del pending[:POINTS_PER_PART]
-            if long:
-                if pending:
-                    self._write_part(directory, key, pending, parts)
-            else:
-                inline[key] = pending
-                inline_points += len(pending)
-        return dict(sorted(inline.items())), parts
+    def _lose_item(self, entity: PlainEntity, position: int, size: int) -> None:
+        reason = f"{size} bytes; a document holds {docs.MAX_DOCUMENT_BYTES}"
+        self._report.lose(
+            entity.kind, entity.id, reason, field=f"items[{position}]", parent=entity.parent
+        )
 
-    def _write_part(
-        self,
-        directory: str,
-        key: str,
-        points: list[docs.MetricPoint],
-        parts: dict[str, list[str]],
-    ) -> None:
-        named = parts.setdefault(key, [])
-        member = f"{layout.metric_directory(directory, key)}/{len(named) + 1:06d}.json"
-        self._add_document(member, docs.MetricPart(key=key, points=points))
-        named.append(member.removeprefix(f"{directory}/"))
+    def _losses_of(self, entity: Entity) -> list[Loss]:
+        """What is lost of the entity that is being put."""
+        lost, self._lost_artifacts = self._lost_artifacts, []
+        lost = [*self._report.losses_of(entity.kind, entity.id), *lost]
+        if isinstance(entity, RegisteredModel):
+            for version in entity.versions:
+                id = f"{entity.name}/{version.version}"
+                lost += self._report.losses_of(VERSION_KIND[entity.kind], id)
+        return lost
 
     def _add_document(self, path: str, document: object) -> None:
+        if self._before is not None and self._before.reaches(path):
+            return  # a manifest or a part of an earlier attempt
         self._out.add(path, docs.encode(document))  # type: ignore[arg-type]
 
     def _enter_section(self, section: int) -> None:
         """Write the manifests of the sections that are complete."""
         while self._section < section:
-            self._close_section(self._section)
+            self._close_section(_SECTIONS[self._section])
             self._section += 1
 
-    def _close_section(self, section: int) -> None:
-        if section == _EXPERIMENTS:
+    def _close_section(self, section: str) -> None:
+        if section == layout.EXPERIMENTS:
             self._add_document(
                 f"{layout.EXPERIMENTS}/{layout.MANIFEST}",
                 manifests.experiments_document(self._export_info, self._experiments),
             )
             return
-        kind = "registered_model" if section == _MODELS else "prompt"
+        kind = _REGISTRY_KIND.get(section)
+        if kind is None:
+            return
         document = manifests.registry_document(
             self._export_info,
             names=self._registry[kind],
@@ -409,10 +513,11 @@ class BundleSink(Sink):
             stages=self._options.stages,
             notebook_formats=self._options.notebook_formats,
         )
-        self._add_document(f"{layout.REGISTRY_DIRECTORY[kind]}/{layout.MANIFEST}", document)
+        self._add_document(f"{section}/{layout.MANIFEST}", document)
 
     def finish(self) -> None:
-        self._enter_section(_END)
+        self._enter_section(len(_SECTIONS))
+        self._note_changes()
         self._add_document(
             layout.MANIFEST,
             docs.ManifestDocument(
@@ -427,46 +532,121 @@ class BundleSink(Sink):
         )
         self._out.finish()
 
+    def _note_changes(self) -> None:
+        """List what changed at the source since an interrupted export began."""
+        if self._before is not None:
+            for note in self._before.notes():
+                self._report.note(note)
+
     def abort(self) -> None:
         self.close()
 
     def close(self) -> None:
         if self._writer is not None:
             self._writer.close()
+        if self._written is not None:
+            self._written.close()
+        if self._unfinished is not None:
+            self._unfinished.close()
 
 
-_EXPERIMENTS, _MODELS, _PROMPTS, _END = range(4)
-_SECTION_OF = {
-    "experiment": _EXPERIMENTS,
-    "run": _EXPERIMENTS,
-    "logged_model": _EXPERIMENTS,
-    "registered_model": _MODELS,
-    "prompt": _PROMPTS,
-}
+class _WorkspaceSink(BundleSink):
+    """Writes one workspace of the bundle that another sink writes."""
+
+    def __init__(self, whole: BundleSink, workspace: Workspace, report: Report) -> None:
+        super().__init__(
+            whole._open_writer,
+            report,
+            options=whole._options,
+            now=whole._now,
+            bundle_uuid=whole._uuid,
+            progress=whole._progress,
+        )
+        self._whole = whole
+        self._workspace = workspace
+
+    def begin(self, source: SourceInfo, selection: Selection) -> None:
+        self._created_ms = self._whole._created_ms
+        self._source = self._whole._source
+        self._export_info = self._whole._export_info
+        if not self._report.dry_run:
+            self._whole._enter_section(_SECTIONS.index(WORKSPACE.directory))
+            prefix = layout.workspace_prefix(self._workspace.name)
+            self._writer = _PrefixedWriter(self._whole._out, prefix)
+            if self._whole._written is not None:
+                self._resume(Progressed(self._whole._written, prefix))
+
+    def finish(self) -> None:
+        self._enter_section(len(_SECTIONS))
+        self._note_changes()
+        self._whole._totals.update(self._totals)
+        self._whole._artifact_bytes += self._artifact_bytes
+        self._whole.put(Content(entity=self._workspace))
+
+    def close(self) -> None:
+        """The writer belongs to the whole."""
 
 
-def _by_key(
-    histories: Iterable[MetricHistory],
-) -> Iterable[tuple[str, Iterable[list[docs.MetricPoint]]]]:
-    """Group consecutive chunks of one key."""
-    for key, chunks in itertools.groupby(histories, key=lambda chunk: chunk.key):
-        yield key, (docs.points_of(chunk) for chunk in chunks)
+class _PrefixedWriter:
+    """A :class:`TreeWriter` that writes below a prefix of another one."""
+
+    def __init__(self, writer: TreeWriter, prefix: str) -> None:
+        self._writer = writer
+        self._prefix = prefix
+
+    def add(self, path: str, data: bytes, *, mtime_ns: int | None = None) -> object:
+        return self._writer.add(f"{self._prefix}{path}", data, mtime_ns=mtime_ns)
+
+    def add_stream(
+        self,
+        path: str,
+        stream: BinaryIO,
+        size: int,
+        *,
+        mtime_ns: int | None = None,
+        content_id: Hashable | None = None,
+    ) -> object:
+        return self._writer.add_stream(
+            f"{self._prefix}{path}", stream, size, mtime_ns=mtime_ns, content_id=content_id
+        )
+
+    def finish(self) -> object:
+        """The whole is finished by who made it."""
+        return None
+
+    def close(self) -> None:
+        """The whole is closed by who made it."""
+
+
+_SECTIONS = layout.ROOT_DIRECTORIES
+"""Directories at the top in path order; some end with a manifest of what they hold."""
+_REGISTRY_KIND = {directory: kind for kind, directory in layout.REGISTRY_DIRECTORY.items()}
+
+
+def _require_size(entity: Entity) -> None:
+    """Refuse an entity whose document no reader would take, before anything of it is written.
+
+    Raises:
+        SinkError: It is too large.
+    """
+    if isinstance(entity, Run):
+        texts = (*entity.params.values(), *entity.tags.values())
+        size = sum(map(len, texts))
+    elif isinstance(entity, RegisteredModel | LoggedModel):
+        size = len(msgspec.msgpack.encode(entity))
+    else:
+        return
+    if size > _LARGEST_ENTITY_BYTES:
+        raise SinkError(
+            f"its params, tags and texts have {size} bytes; a bundle holds "
+            f"{_LARGEST_ENTITY_BYTES} of one {entity.kind.replace('_', ' ')}",
+            status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        )
+
+
+def _section_of(entity: Entity) -> int:
+    return _SECTIONS.index(layout.entity_directory(entity).partition("/")[0])
 
 
 def _fields(record: msgspec.Struct) -> dict[str, Any]:
     return msgspec.structs.asdict(record)
-
-
-def _replace(record: RecordT, **changes: Any) -> RecordT:
-    return msgspec.structs.replace(record, **changes)
-
-
-def _masked(record: RecordT, fields: tuple[str, ...], report: Report, kind: str) -> RecordT:
-    """Return ``record`` without credentials in its URI-valued ``fields``."""
-    changes = {}
-    for name in fields:
-        value = getattr(record, name)
-        if value and (masked := mask_uri(value)) != value:
-            changes[name] = masked
-            report.adjust(kind, f"{name} (credentials masked)")
-    return _replace(record, **changes) if changes else record

@@ -8,7 +8,8 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
@@ -17,16 +18,21 @@ from mlflow_bundle import layout
 from mlflow_bundle.archive import HEADER_PATH, order_key, unescape_component
 from mlflow_bundle.bundles import documents as docs
 from mlflow_bundle.bundles.artifact_paths import artifact_path, note_member
-from mlflow_bundle.bundles.places import check_place
+from mlflow_bundle.bundles.places import check_parts, check_place
 from mlflow_bundle.bundles.tree import TreeReader
+from mlflow_bundle.bundles.workspaces import read_workspaces, workspace_view
 from mlflow_bundle.contracts import (
     ArtifactFile,
     ArtifactTree,
     Content,
+    FileReading,
+    HistoryReading,
     NoArtifacts,
     OpenedArtifact,
     Source,
     SourceInfo,
+    Wanted,
+    no_items,
 )
 from mlflow_bundle.entities import (
     VERSION_KIND,
@@ -35,29 +41,26 @@ from mlflow_bundle.entities import (
     LoggedModel,
     MetricHistory,
     ModelVersion,
+    PlainEntity,
     RegisteredModel,
     Run,
 )
 from mlflow_bundle.errors import DocumentError, SelectionError, UnsupportedVersionError
+from mlflow_bundle.kinds import ALL_KINDS, KINDS, Kind, kinds_of
 from mlflow_bundle.references import logged_model_id_of
-from mlflow_bundle.report import Report
+from mlflow_bundle.report import Loss, Report
 from mlflow_bundle.selection import (
-    ModelPattern,
-    NamePattern,
+    Matches,
     Selection,
+    names_selection,
     parse_time_ms,
-    require_matches,
+    require_distinct,
 )
 from mlflow_bundle.spool import Selected, Spool
 
 DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
 
-_DOCUMENT_NAME = {
-    Experiment.kind: layout.MANIFEST,
-    Run.kind: layout.RUN_DOCUMENT,
-    LoggedModel.kind: layout.LOGGED_MODEL_DOCUMENT,
-    **layout.REGISTRY_DOCUMENT,
-}
+_EXPERIMENT_KIND = {kind.directory: kind for kind in kinds_of("experiment")}
 
 
 class BundleSource(Source):
@@ -67,6 +70,7 @@ class BundleSource(Source):
         tree: The bundle; closed with the source.
         name: What the user called it.
         with_earlier_versions: Whether a selected version brings those of lower numbers.
+        matches: Told what of a selection is here; then the caller refuses what is nowhere.
 
     Raises:
         NotABundleError: There is no ``.mlbundle/bundle.json``.
@@ -77,9 +81,15 @@ class BundleSource(Source):
     random_access = True
 
     def __init__(
-        self, tree: TreeReader, *, name: str = "", with_earlier_versions: bool = False
+        self,
+        tree: TreeReader,
+        *,
+        name: str = "",
+        with_earlier_versions: bool = False,
+        matches: Matches | None = None,
     ) -> None:
         self._tree = tree
+        self._matches = matches
         self._name = name
         self._with_earlier_versions = with_earlier_versions
         self._spool = Spool()
@@ -93,24 +103,53 @@ class BundleSource(Source):
         source = self.header.source
         return SourceInfo(uri=source.uri, mlflow_version=source.mlflow_version)
 
-    def require_names(self, experiments: Iterable[str], models: Iterable[str]) -> None:
-        """Refuse names, such as those to be changed, that the bundle does not hold.
+    def shows(self, kind: str) -> bool:
+        return super().shows(kind) or bool(self.header.options.get("auth_db"))
+
+    def read_losses(self) -> list[Loss]:
+        """Return what the export that made the bundle lost, as its manifest says."""
+        if self._tree.find(layout.MANIFEST) is None:
+            return []
+        return self._read(layout.MANIFEST, docs.ManifestDocument).losses
+
+    def other_workspaces(self) -> list[str]:
+        """Return the names of the workspaces that have trees of their own beside this one."""
+        return [w.name for prefix, w in read_workspaces(self._tree).items() if prefix]
+
+    def workspace(self, name: str) -> BundleSource:
+        """Return a source over one of :meth:`other_workspaces`; this one stays open meanwhile."""
+        prefixes = {w.name: prefix for prefix, w in read_workspaces(self._tree).items()}
+        return BundleSource(workspace_view(self._tree, prefixes[name]), name=self._name)
+
+    def check_renames(
+        self,
+        experiments: Mapping[str, str],
+        models: Mapping[str, str],
+        matches: Matches | None = None,
+    ) -> None:
+        """Refuse renames of what the bundle does not hold, and those that make two things one.
+
+        Args:
+            experiments: New names by old ones.
+            models: The same of registered models and prompts.
+            matches: Told the names that are here; then the caller refuses what is nowhere.
 
         Raises:
-            SelectionError: Each unknown name, with the nearest ones.
+            SelectionError: Each unknown name, with the nearest ones; or a name that two would have.
         """
-        named = Selection(
-            experiments=tuple(NamePattern(text=name) for name in experiments),
-            models=tuple(ModelPattern(name=NamePattern(text=name)) for name in models),
-        )
-        if named.is_empty:
+        if not experiments and not models:
             return
-        require_matches(
-            named,
-            experiments=[(entry.id, entry.name) for entry in self._experiment_entries()],
-            models={name: {} for kind in layout.REGISTRY_DIRECTORY for name in self._names(kind)},
-            where=self._name,
+        entries = list(self._experiment_entries())
+        names = [name for kind in layout.REGISTRY_DIRECTORY for name in self._names(kind)]
+        held = matches or Matches()
+        held.add(
+            experiments=[(entry.id, entry.name) for entry in entries],
+            models={name: {} for name in names},
         )
+        if matches is None:
+            held.require(names_selection(experiments, models), where=self._name)
+        require_distinct("experiment", [entry.name for entry in entries], experiments)
+        require_distinct("model", names, models)
 
     # Selecting
 
@@ -126,10 +165,14 @@ class BundleSource(Source):
                 self._add_experiment(entry.id, with_runs=True)
             for kind, name in registry:
                 self._add_registered_model(kind, name)
+            for plain in kinds_of("server"):
+                self._spool.add(self._plain_rows(plain, plain.directory, ""))
         else:
             self._select_part(selection, experiments, list(registry))
-        for kind in _DOCUMENT_NAME:
-            report.plan(kind, self._spool.count(kind))
+        for kind in ALL_KINDS:
+            count = self._spool.count(kind)
+            if count or kind not in KINDS:
+                report.plan(kind, count)
         for kind in layout.REGISTRY_DIRECTORY:
             for entity in self.iter_entities(kind):
                 if isinstance(entity, RegisteredModel):
@@ -150,16 +193,18 @@ class BundleSource(Source):
         for (_, name), model in models.items():
             by_name[name] = {v.version: _aliases_of(model, v.version) for v in model.versions}
         places = {run_id: self._find_run(run_id, experiments) for run_id in selection.run_ids}
-        require_matches(
-            selection,
+        matches = self._matches or Matches()
+        matches.add(
             experiments=[(entry.id, entry.name) for entry in experiments],
             models=by_name,
             run_ids=[run_id for run_id, place in places.items() if place is not None],
-            where=self._name,
         )
-        for entry in experiments:
-            if selection.matches_experiment(entry.id, entry.name):
-                self._add_experiment(entry.id, with_runs=True, selection=selection)
+        if self._matches is None:
+            matches.require(selection, where=self._name)
+        chosen = [e for e in experiments if selection.matches_experiment(e.id, e.name)]
+        for entry in chosen:
+            self._add_experiment(entry.id, with_runs=True, selection=selection)
+        self._add_associated({entry.id for entry in chosen}, whole=selection.everything)
         for run_id, place in places.items():
             if place is not None:
                 self._add_run(place, run_id)
@@ -181,6 +226,16 @@ class BundleSource(Source):
             for version in model.versions:
                 if version.version in wanted:
                     self._add_version_needs(version, selection)
+
+    def _add_associated(self, experiment_ids: set[str], *, whole: bool) -> None:
+        """Add what lies at the top and belongs to one of these experiments, or everything."""
+        for kind in kinds_of("server"):
+            if not whole and "experiment_ids" not in kind.record.__struct_fields__:
+                continue
+            for row in self._plain_rows(kind, kind.directory, ""):
+                entity = self._plain_head(kind, row.body.decode())
+                if whole or experiment_ids & {*getattr(entity, "experiment_ids", ())}:
+                    self._spool.add([row])
 
     def _add_version_needs(self, version: ModelVersion, selection: Selection) -> None:
         if version.run_id:
@@ -225,6 +280,9 @@ class BundleSource(Source):
                 continue
             if component == layout.LOGGED_MODELS:
                 yield from self._logged_model_rows(experiment_id, directory)
+            elif component in _EXPERIMENT_KIND:
+                kind = _EXPERIMENT_KIND[component]
+                yield from self._plain_rows(kind, f"{directory}/{component}", experiment_id)
             elif component not in layout.EXPERIMENT_DIRECTORIES:
                 path = f"{directory}/{component}/{layout.RUN_DOCUMENT}"
                 if self._tree.find(path) is not None:
@@ -239,10 +297,29 @@ class BundleSource(Source):
                 model_id = unescape_component(component) or component
                 yield _row(LoggedModel.kind, path, model_id, experiment_id)
 
+    def _plain_rows(self, kind: Kind, directory: str, parent: str) -> Iterator[Selected]:
+        """Rows of the entities of a kind that lie in ``directory``."""
+        for component, is_directory in self._tree.iter_directory(directory):
+            path = f"{directory}/{component}/{kind.document}"
+            if is_directory and self._tree.find(path) is not None:
+                id = unescape_component(component)
+                if id is None:
+                    id = self._plain_head(kind, path).id
+                yield _row(kind.name, path, id, parent)
+
+    def _plain_head(self, kind: Kind, path: str) -> PlainEntity:
+        entity: PlainEntity = self._read(path, docs.plain_head(kind)).entity
+        return entity
+
     def _add_runs_one_by_one(
         self, experiment_id: str, directory: str, selection: Selection | None
     ) -> None:
         for row in list(self._rows_below(experiment_id, directory)):
+            if row.kind in KINDS:
+                entity = self._plain_head(KINDS[row.kind], row.body.decode())
+                if selection is None or selection.matches_plain(entity):
+                    self._spool.add([row])
+                continue
             if row.kind != Run.kind:
                 if selection is None or not selection.has_window:
                     self._spool.add([row])
@@ -276,7 +353,7 @@ class BundleSource(Source):
                 return
 
     def _add_registered_model(self, kind: str, name: str) -> None:
-        path = f"{layout.registry_directory(kind, name)}/{_DOCUMENT_NAME[kind]}"
+        path = layout.document_path_of(kind, name, "")
         self._add(kind, path, name, "")
 
     def _add(self, kind: str, path: str, id: str, parent: str) -> None:
@@ -320,32 +397,61 @@ class BundleSource(Source):
                 yield self._read(path, docs.LoggedModelDocument).entity()
             elif kind == Experiment.kind:
                 yield self._read(path, docs.ExperimentDocument).entity()
+            elif kind in KINDS:
+                yield self._plain_head(KINDS[kind], path)
             else:
                 yield self._restricted(self._registered_model(kind, row.id))
 
-    def iter_contents(self, *, listing_only: bool = False) -> Iterator[Content]:
+    def iter_contents(
+        self,
+        *,
+        files: FileReading = "open",
+        histories: HistoryReading = True,
+        wanted: Wanted | None = None,
+    ) -> Iterator[Content]:
         for row in self._spool.iterate():
-            path = row.body.decode()
-            directory = path.rpartition("/")[0]
-            artifacts = f"{directory}/{layout.ARTIFACTS}"
-            if row.kind == Run.kind:
-                run = self._read(path, docs.RunDocument, count_unknown=True)
-                yield Content(
-                    entity=run.entity(),
-                    artifacts=self._artifacts(artifacts, run.artifacts, run.names, path),
-                    histories=_Histories(self, directory, run),
-                )
-            elif row.kind == LoggedModel.kind:
-                model = self._read(path, docs.LoggedModelDocument, count_unknown=True)
-                yield Content(
-                    entity=model.entity(),
-                    artifacts=self._artifacts(artifacts, model.artifacts, model.names, path),
-                )
-            elif row.kind == Experiment.kind:
-                experiment = self._read(path, docs.ExperimentDocument, count_unknown=True)
-                yield Content(entity=experiment.entity())
-            else:
-                yield self._registered_model_content(row, path, directory)
+            if wanted is not None and not wanted(row.kind, row.id, row.parent):
+                continue
+            content = self._content(row)
+            if files == "none":
+                content = replace(content, artifacts=NoArtifacts(), version_artifacts={})
+            yield content
+
+    def _content(self, row: Selected) -> Content:
+        path = row.body.decode()
+        directory = path.rpartition("/")[0]
+        artifacts = f"{directory}/{layout.ARTIFACTS}"
+        if row.kind == Run.kind:
+            run = self._read(path, docs.RunDocument, count_unknown=True)
+            return Content(
+                entity=run.entity(),
+                artifacts=self._artifacts(artifacts, run.artifacts, run.names, path),
+                histories=_Histories(self, directory, run),
+            )
+        if row.kind == LoggedModel.kind:
+            model = self._read(path, docs.LoggedModelDocument, count_unknown=True)
+            return Content(
+                entity=model.entity(),
+                artifacts=self._artifacts(artifacts, model.artifacts, model.names, path),
+            )
+        if row.kind == Experiment.kind:
+            experiment = self._read(path, docs.ExperimentDocument, count_unknown=True)
+            return Content(entity=experiment.entity())
+        if row.kind in KINDS:
+            return self._plain_content(KINDS[row.kind], path, directory)
+        return self._registered_model_content(row, path, directory)
+
+    def _plain_content(self, kind: Kind, path: str, directory: str) -> Content:
+        document = self._read(path, docs.plain_document(kind), count_unknown=True)
+        artifacts: ArtifactTree = NoArtifacts()
+        if kind.has_artifacts:
+            below = f"{directory}/{layout.ARTIFACTS}"
+            artifacts = self._artifacts(below, document.artifacts, document.names, path)
+        items = no_items
+        check_parts(document.item_parts, path)
+        if document.items or document.item_parts:
+            items = _Items(self, kind, directory, document)
+        return Content(entity=document.entity, artifacts=artifacts, items=items)
 
     def _registered_model_content(self, row: Selected, path: str, directory: str) -> Content:
         document = self._read(path, docs.RegisteredModelDocument, count_unknown=True)
@@ -397,7 +503,7 @@ class BundleSource(Source):
         return MemberArtifacts(self._tree, directory, names, summary, document, field)
 
     def _registered_model(self, kind: str, name: str) -> RegisteredModel:
-        path = f"{layout.registry_directory(kind, name)}/{_DOCUMENT_NAME[kind]}"
+        path = layout.document_path_of(kind, name, "")
         document = self._read(path, docs.RegisteredModelDocument)
         return self._parse_registered_model(document, kind, path)
 
@@ -464,12 +570,37 @@ class _Histories:
                     yield docs.history_of(key, document.points)
 
 
+class _Items:
+    """Opens the items of one plain entity: those of its document, then part by part."""
+
+    def __init__(
+        self,
+        source: BundleSource,
+        kind: Kind,
+        directory: str,
+        document: docs.PlainDocument[PlainEntity, msgspec.Struct],
+    ) -> None:
+        self._source = source
+        self._kind = kind
+        self._directory = directory
+        self._document = document
+
+    def __call__(self) -> Iterator[msgspec.Struct]:
+        yield from self._document.items
+        for part in self._document.item_parts:
+            path = f"{self._directory}/{part}"
+            data = self._source.read_document(path)
+            yield from docs.decode(data, docs.item_part(self._kind), path=path).items
+
+
 class MemberArtifacts(ArtifactTree):
     """Artifacts that are members of a tree below one directory: those that the document counts.
 
     Raises:
         DocumentError: From ``files``: the summary counts others, or two members are one artifact.
     """
+
+    random_access = True
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
@@ -18,11 +18,14 @@ from mlflow_bundle.archive import ArchiveReader, order_key, validate_path
 from mlflow_bundle.bundles import documents as docs
 from mlflow_bundle.bundles.artifact_paths import artifact_path, note_member
 from mlflow_bundle.bundles.peer import PeerTreeReader
-from mlflow_bundle.bundles.places import check_place
+from mlflow_bundle.bundles.places import check_parts, check_place
 from mlflow_bundle.bundles.source import created_ns, read_header
 from mlflow_bundle.bundles.tree import TreeMember, TreeReader
+from mlflow_bundle.bundles.workspaces import prefixes_of
 from mlflow_bundle.entities import VERSION_KIND, Experiment, LoggedModel, Run
 from mlflow_bundle.errors import DocumentError, FormatError
+from mlflow_bundle.kinds import KINDS
+from mlflow_bundle.kinds.workspaces import WORKSPACE
 from mlflow_bundle.progress import Progress, SilentProgress
 from mlflow_bundle.references import logged_model_id_of
 from mlflow_bundle.spool import Selected, Spool
@@ -35,6 +38,7 @@ DOCUMENT_TYPES: dict[str, type[msgspec.Struct]] = {
     Run.kind: docs.RunDocument,
     LoggedModel.kind: docs.LoggedModelDocument,
     **dict.fromkeys(VERSION_KIND, docs.RegisteredModelDocument),
+    **{name: docs.plain_document(kind) for name, kind in KINDS.items()},
 }
 MANIFEST_TYPES: dict[str, type[msgspec.Struct]] = {
     layout.MANIFEST: docs.ManifestDocument,
@@ -42,6 +46,7 @@ MANIFEST_TYPES: dict[str, type[msgspec.Struct]] = {
     f"{layout.MODELS}/{layout.MANIFEST}": docs.RegistryDocument,
     f"{layout.PROMPTS}/{layout.MANIFEST}": docs.RegistryDocument,
 }
+"""By path in the tree of a workspace."""
 
 
 def decode_member(path: str, data: bytes) -> msgspec.Struct | None:
@@ -54,11 +59,16 @@ def decode_member(path: str, data: bytes) -> msgspec.Struct | None:
     if place is None or place.role == "artifact":
         return None
     if place.role == "manifest":
-        return docs.decode(data, MANIFEST_TYPES[path], path=path)
+        return docs.decode(data, MANIFEST_TYPES[layout.split_workspace(path)[1]], path=path)
     if place.role == "metrics":
         return docs.decode(data, docs.MetricPart, path=path)
+    if place.role == "items":
+        part: msgspec.Struct = docs.decode(data, docs.item_part(KINDS[place.kind]), path=path)
+        return part
     document = docs.decode(data, DOCUMENT_TYPES[place.kind], path=path)
     check_place(document, place.kind, path)
+    if isinstance(document, docs.PlainDocument):
+        check_parts(document.item_parts, path)
     if isinstance(document, docs.RunDocument):
         for key, points in document.metrics.items():
             if not points:
@@ -88,6 +98,8 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
 
     bundle: str
     ok: bool
+    quick: bool = False
+    """Whether only trailer, directory and group headers were read, and no content."""
     members: int
     bytes: int
     groups: int
@@ -99,24 +111,31 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     """References that lead to something in the bundle."""
     outside: dict[str, int]
     """References to something that is not in the bundle, by field."""
+    lost_before: int
+    """Losses that the bundle's own manifest lists: of its export, or of its recovery."""
     unknown_members: int
     """Members that this version does not know."""
     problems: list[Problem]
 
 
-def verify(tree: TreeReader, *, name: str = "", progress: Progress | None = None) -> Verified:
+def verify(
+    tree: TreeReader, *, name: str = "", quick: bool = False, progress: Progress | None = None
+) -> Verified:
     """Read and check a whole bundle; problems are collected.
 
     Args:
         tree: The bundle; stays open. A directory is checked as it lies, without renewal.
         name: What the user called it.
+        quick: Whether only what leads to the content is checked: trailer, directory and group
+            headers with their digests, paths, and the totals of the top manifest. Damage inside
+            of content is not seen.
         progress: Told of members and bytes.
     """
     progress = progress or SilentProgress()
     progress.start("verifying")
     verification = _Verification(tree, progress)
     try:
-        return verification.run(name)
+        return verification.look(name) if quick else verification.run(name)
     finally:
         verification.close()
         progress.close()
@@ -131,7 +150,7 @@ class _Verification:
         self._problems: list[Problem] = []
         self._documents: Counter[str] = Counter()
         self._outside: Counter[str] = Counter()
-        self._references = 0
+        self._references = self._lost_before = 0
         self._members = self._bytes = self._artifacts = self._artifact_bytes = self._unknown = 0
         self._versions: Counter[str] = Counter()
         # Every document found; of references only those that point forward are looked up late.
@@ -156,9 +175,13 @@ class _Verification:
         if not self._problems or not isinstance(self._tree, ArchiveReader):
             self._try(self._check_members)
             self._try(self._check_references)
+        return self._verified(name, groups=groups)
+
+    def _verified(self, name: str, *, groups: int = 0, quick: bool = False) -> Verified:
         return Verified(
             bundle=name,
             ok=not self._problems,
+            quick=quick,
             members=self._members,
             bytes=self._bytes,
             groups=groups,
@@ -166,9 +189,36 @@ class _Verification:
             artifacts=self._artifacts,
             references=self._references,
             outside=dict(sorted(self._outside.items())),
+            lost_before=self._lost_before,
             unknown_members=self._unknown,
             problems=self._problems,
         )
+
+    def look(self, name: str) -> Verified:
+        """Check all but the content."""
+        self._try(self._check_header)
+        self._try(self._count_members)
+        return self._verified(name, quick=True)
+
+    def _count_members(self) -> None:
+        counted: Counter[str] = Counter(dict.fromkeys(DOCUMENT_TYPES, 0))
+        for member in self._tree.iter_members():
+            self._members += 1
+            self._bytes += member.size
+            self._progress.advance(1)
+            place = layout.place_of(member.path)
+            if place is None:
+                self._unknown += 1
+            elif place.role == "artifact":
+                self._artifacts += 1
+                self._artifact_bytes += member.size
+            else:
+                self._documents[place.kind if place.role == "document" else place.role] += 1
+                if place.role == "document":
+                    counted[place.kind] += 1
+        top = self._decoded(layout.MANIFEST, docs.ManifestDocument)
+        if top is not None and top.totals:
+            self._compare_totals(top, counted)
 
     def _try(self, check: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
         try:
@@ -249,8 +299,10 @@ class _Verification:
             self._found.add([_place_row("model", document.logged_model.model_id, path)])
         elif isinstance(document, docs.RegisteredModelDocument):
             self._check_model(path, document, place.kind)
-        elif isinstance(document, docs.MetricPart):
+        elif isinstance(document, (docs.MetricPart, docs.ItemPart)):
             self._owner_parts.add(path)
+        elif isinstance(document, docs.PlainDocument):
+            self._check_plain(path, document)
 
     def _check_run(self, path: str, document: docs.RunDocument) -> None:
         directory = path.rpartition("/")[0]
@@ -271,6 +323,17 @@ class _Verification:
             *(item.model_id for item in document.outputs.model_outputs),
         ):
             self._refer("run.logged_model", "model", model_id)
+
+    def _check_plain(self, path: str, document: docs.PlainDocument[Any, Any]) -> None:
+        directory = path.rpartition("/")[0]
+        if KINDS[document.kind].has_artifacts:
+            self._check_summary(path, document.artifacts, document.names)
+        named = [f"{directory}/{part}" for part in document.item_parts]
+        for position, member in enumerate(named):
+            if member not in self._owner_parts:
+                self._problem(path, f"item_parts[{position}]", f"{member} is missing or malformed")
+        for member in sorted(self._owner_parts - set(named)):
+            self._problem(path, "item_parts", f"does not name {member}")
 
     def _check_summary(
         self, path: str, summary: docs.ArtifactSummary | None, names: dict[str, str]
@@ -341,23 +404,32 @@ class _Verification:
                     self._references += count
                 else:
                     self._outside[field] += count
-        experiments = f"{layout.EXPERIMENTS}/{layout.MANIFEST}"
-        document = self._decoded(experiments, docs.ExperimentsDocument)
-        if document is not None:
-            self._check_experiments(experiments, document)
-        for kind, directory in layout.REGISTRY_DIRECTORY.items():
-            path = f"{directory}/{layout.MANIFEST}"
-            registry = self._decoded(path, docs.RegistryDocument)
-            if registry is not None:
-                paths = [
-                    f"{layout.registry_directory(kind, name)}/{layout.REGISTRY_DOCUMENT[kind]}"
-                    for name in registry.ok_models
-                ]
-                self._check_named(path, "ok_models", kind, paths)
-                self._compare(path, "info.ok_models", registry.info.ok_models, len(paths))
+        for prefix in ["", *prefixes_of(self._tree)]:
+            self._check_manifests(prefix)
         top = self._decoded(layout.MANIFEST, docs.ManifestDocument)
         if top is not None and top.totals:
             self._check_totals(top)
+
+    def _check_manifests(self, prefix: str) -> None:
+        """Check what the manifests of one workspace say of it."""
+        document = f"{prefix}{WORKSPACE.document}"
+        if prefix and self._tree.find(document) is None:
+            self._problem(document, "", "missing")
+        experiments = f"{prefix}{layout.EXPERIMENTS}/{layout.MANIFEST}"
+        listed = self._decoded(experiments, docs.ExperimentsDocument)
+        if listed is not None:
+            self._check_experiments(experiments, prefix, listed)
+        for kind, directory in layout.REGISTRY_DIRECTORY.items():
+            path = f"{prefix}{directory}/{layout.MANIFEST}"
+            registry = self._decoded(path, docs.RegistryDocument)
+            if registry is not None:
+                paths = [
+                    f"{prefix}{layout.registry_directory(kind, name)}"
+                    f"/{layout.REGISTRY_DOCUMENT[kind]}"
+                    for name in registry.ok_models
+                ]
+                self._check_named(path, "ok_models", kind, paths, workspace=prefix)
+                self._compare(path, "info.ok_models", registry.info.ok_models, len(paths))
 
     def _decoded(self, path: str, type: type[DocumentT]) -> DocumentT | None:
         """A manifest; None when it is malformed, which was reported before."""
@@ -372,10 +444,13 @@ class _Verification:
         except DocumentError:
             return None
 
-    def _check_experiments(self, path: str, document: docs.ExperimentsDocument) -> None:
+    def _check_experiments(
+        self, path: str, prefix: str, document: docs.ExperimentsDocument
+    ) -> None:
         named = []
         for position, entry in enumerate(document.experiments):
-            manifest = f"{layout.experiment_directory(entry.id)}/{layout.MANIFEST}"
+            directory = f"{prefix}{layout.experiment_directory(entry.id)}"
+            manifest = f"{directory}/{layout.MANIFEST}"
             named.append(manifest)
             if self._tree.find(manifest) is None:
                 continue  # reported with the others that are missing
@@ -392,28 +467,44 @@ class _Verification:
                 "export_info.ok_runs",
                 Run.kind,
                 [
-                    f"{layout.run_directory(entry.id, run_id)}/{layout.RUN_DOCUMENT}"
+                    f"{prefix}{layout.run_directory(entry.id, run_id)}/{layout.RUN_DOCUMENT}"
                     for run_id in info.ok_runs
                 ],
-                below=f"{layout.experiment_directory(entry.id)}/",
+                below=f"{directory}/",
             )
             self._check_named(
                 manifest,
                 "export_info.ok_logged_models",
                 LoggedModel.kind,
                 [
-                    f"{layout.logged_model_directory(entry.id, model_id)}"
+                    f"{prefix}{layout.logged_model_directory(entry.id, model_id)}"
                     f"/{layout.LOGGED_MODEL_DOCUMENT}"
                     for model_id in info.ok_logged_models
                 ],
-                below=f"{layout.experiment_directory(entry.id)}/",
+                below=f"{directory}/",
             )
-        self._check_named(path, "experiments", Experiment.kind, named)
+        self._check_named(path, "experiments", Experiment.kind, named, workspace=prefix)
 
     def _check_named(
-        self, manifest: str, field: str, kind: str, named: Iterable[str], *, below: str = ""
+        self,
+        manifest: str,
+        field: str,
+        kind: str,
+        named: Iterable[str],
+        *,
+        below: str = "",
+        workspace: str = "",
     ) -> None:
-        """Compare what a manifest names with the documents that are there, both ways."""
+        """Compare what a manifest names with the documents that are there, both ways.
+
+        Args:
+            manifest: Path of the manifest.
+            field: Where it names them.
+            kind: Kind of what it names.
+            named: Paths of their documents.
+            below: Directory of the experiment, with a slash, of kinds that lie in one.
+            workspace: Prefix of the workspace, for the other kinds.
+        """
         wanted = set(named)
         there = 0
         for path in sorted(wanted):
@@ -422,18 +513,19 @@ class _Verification:
                 self._references += 1
             else:
                 self._problem(manifest, field, f"names {path}, which is missing")
-        count = self._count(kind, below)
+        count = sum(1 for _ in self._iter_documents(kind, below, workspace))
         if count != there:
-            for path in self._iter_documents(kind, below):
+            for path in self._iter_documents(kind, below, workspace):
                 if path not in wanted:
                     self._problem(manifest, field, f"does not name {path}")
 
-    def _count(self, kind: str, below: str) -> int:
-        return sum(1 for _ in self._iter_documents(kind, below))
-
-    def _iter_documents(self, kind: str, below: str) -> Iterable[str]:
+    def _iter_documents(self, kind: str, below: str, workspace: str) -> Iterable[str]:
         if not below:
-            return (row.id for row in self._found.iterate(kind))
+            return (
+                row.id
+                for row in self._found.iterate(kind)
+                if layout.split_workspace(row.id)[0] == workspace
+            )
         if kind == LoggedModel.kind:
             parent, name = f"{below}{layout.LOGGED_MODELS}", layout.LOGGED_MODEL_DOCUMENT
         else:
@@ -449,6 +541,10 @@ class _Verification:
         counted = Counter(self._versions)
         for kind in DOCUMENT_TYPES:
             counted[kind] = self._found.count(kind)
+        self._compare_totals(top, counted)
+
+    def _compare_totals(self, top: docs.ManifestDocument, counted: Counter[str]) -> None:
+        self._lost_before = len(top.losses)
         counted["artifact"] = self._artifacts
         for kind, count in counted.items():
             self._compare(layout.MANIFEST, f"totals.{kind}", top.totals.get(kind, 0), count)
