@@ -6,7 +6,9 @@ in one line and an exit code. Works with click 8.0 to 8.5 through its public int
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,12 +20,19 @@ from mlflow_bundle.selection import parse_list, parse_time_ms
 if TYPE_CHECKING:  # generic since click 8.4, but not at run time before
     _BooleanBase = click.ParamType[bool]
     _IntBase = click.ParamType[int]
+    _FloatBase = click.ParamType[float]
 else:
-    _BooleanBase = _IntBase = click.ParamType
+    _BooleanBase = _IntBase = _FloatBase = click.ParamType
 
 Body = Callable[..., Any]
 """A command's function."""
 
+_SWITCH_S = 0.0005
+"""How long a thread keeps the interpreter while others want it. Ours mostly wait for files and
+servers: with Python's own 5 ms, an export of a database takes a tenth longer."""
+
+_NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
+_DURATION = re.compile(rf"[0-9]+|(?:{_NUMBER}h)?(?:{_NUMBER}m(?:in)?)?(?:{_NUMBER}s)?")
 _BOOLEANS = {
     "true": True,
     "yes": True,
@@ -105,6 +114,24 @@ class UtcTime(_IntBase):
         return result
 
 
+class Duration(_FloatBase):
+    """A length of time in seconds: ``90``, ``45s``, ``5m``, ``1.5h``, ``2h30m``."""
+
+    name = "duration"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        text = str(value).strip().lower()
+        parts = _DURATION.fullmatch(text)
+        if parts is None or not text:
+            self.fail(f"{value!r} is not a duration; use 45s, 5m, 1h or 2h30m", param, ctx)
+        if text.isdecimal():
+            return float(text)
+        hours, minutes, seconds = (float(part or 0) for part in parts.groups())
+        return 3600 * hours + 60 * minutes + seconds
+
+
 def parse_or_refuse(
     parse: Callable[[Any], Any],
     value: Any,
@@ -129,6 +156,7 @@ class BundleCommand(click.Command):
         return super().parse_args(ctx, _join_booleans(self.get_params(ctx), args))
 
     def invoke(self, ctx: click.Context) -> Any:
+        sys.setswitchinterval(_SWITCH_S)
         with exit_codes.run_command(ctx):
             code = super().invoke(ctx)
             if isinstance(code, int) and code:
@@ -180,15 +208,20 @@ def _last_short_option(word: str, options: dict[str, click.Option]) -> click.Opt
 
 
 def bundle_command(
-    name: str, *, codes: Iterable[int] = exit_codes.MEANINGS, **attributes: Any
+    name: str,
+    *,
+    codes: Iterable[int] = exit_codes.MEANINGS,
+    meanings: Mapping[int, str] | None = None,
+    **attributes: Any,
 ) -> Callable[[Body], click.Command]:
     """Make a command of the group.
 
     Args:
         name: As in the table of ``cli/main.py``.
         codes: Exit codes it can end with; its help lists them.
+        meanings: What some of them mean for this command in particular.
         attributes: Passed to ``click.command``.
     """
-    attributes.setdefault("epilog", exit_codes.describe(codes))
+    attributes.setdefault("epilog", exit_codes.describe(codes, meanings=meanings))
     settings = {"show_default": True, **attributes.pop("context_settings", {})}
     return click.command(name, cls=BundleCommand, context_settings=settings, **attributes)

@@ -6,7 +6,7 @@ code  meaning
 0     done, nothing lost (adjustments are counted)
 1     failed: a server, a file, the disk
 2     usage: a wrong option, or a selection that matches nothing
-3     finished, with losses listed (with ``--strict``, adjustments too)
+3     finished, with losses listed (with ``--strict``, adjustments too), or with differences
 4     damaged or refused bundle
 130   interrupted
 ====  =============================================================
@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
+import threading
 import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
@@ -28,9 +30,11 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from mlflow_bundle.errors import BundleError
+from mlflow_bundle.patience import interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+    from types import FrameType
 
 DONE = 0
 FAILED = 1
@@ -80,9 +84,15 @@ def exit_code(
     return FAILED
 
 
-def describe(codes: Iterable[int] = MEANINGS) -> str:
-    """Return the line on exit codes that ends a command's help."""
-    return "Exit codes: " + "; ".join(f"{code} {MEANINGS[code]}" for code in codes) + "."
+def describe(codes: Iterable[int] = MEANINGS, *, meanings: Mapping[int, str] | None = None) -> str:
+    """Return the line on exit codes that ends a command's help.
+
+    Args:
+        codes: Those that the command can end with.
+        meanings: What some of them mean there in particular.
+    """
+    here = {**MEANINGS, **(meanings or {})}
+    return "Exit codes: " + "; ".join(f"{code} {here[code]}" for code in codes) + "."
 
 
 @contextmanager
@@ -98,7 +108,8 @@ def run_command(ctx: click.Context | None = None) -> Iterator[None]:
         SystemExit: With the code of :func:`exit_code`.
     """
     try:
-        yield
+        with _stopped_tidily():
+            yield
     except (click.ClickException, click.exceptions.Exit):
         raise  # click prints usage errors itself, with code 2
     except BrokenPipeError as exc:
@@ -124,6 +135,33 @@ def run_command(ctx: click.Context | None = None) -> Iterator[None]:
         if not _is_mlflow_exception(exc):
             raise
         _fail(exc, str(exc) or type(exc).__name__, "")
+
+
+@contextmanager
+def _stopped_tidily() -> Iterator[None]:
+    """Let SIGTERM and Ctrl-C end the block alike: with its clean-up, a line and exit code 130.
+
+    Threads that wait for a server are woken, because the clean-up waits for them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    ours = [n for n in before if before[n] in (signal.SIG_DFL, signal.default_int_handler)]
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    for number in ours:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
+        if ours:
+            interrupted.clear()
 
 
 def standard_output() -> TextIO:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import click
 
@@ -19,6 +20,7 @@ from mlflow_bundle.selection import ModelPattern, NamePattern, Selection
 @options.models_option(verb="extract", default_text="everything")
 @options.experiments_option(verb="extract", default_text="everything")
 @options.run_ids_option(verb="extract", default_text="everything")
+@options.workspace_option(verb="extract", default_text="all")
 @click.option(
     "--peer-json",
     is_flag=True,
@@ -35,6 +37,7 @@ def command(
     models: tuple[ModelPattern, ...],
     experiments: tuple[NamePattern, ...],
     run_ids: tuple[str, ...],
+    workspace: tuple[str, ...],
     peer_json: bool,
     force: bool,
     quiet: bool,
@@ -55,6 +58,8 @@ def command(
     check_output(output, is_directory=True, force=force)
     refuse_output_inside(bundle, output)
     selection = Selection(models=models, experiments=experiments, run_ids=run_ids)
+    if workspace:
+        selection = replace(selection, workspaces=workspace, everything=selection.is_empty)
     tree = open_tree(bundle)
     try:
         copied = copying.extract(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,8 @@ from mlflow_bundle.cli.command import bundle_command
 from mlflow_bundle.cli.options import InputPath
 from mlflow_bundle.cli.progress import make_progress
 from mlflow_bundle.cli.settings import settings_options
+from mlflow_bundle.cli.tracking import DatabaseOptions
+from mlflow_bundle.credentials import mask_uri
 from mlflow_bundle.selection import (
     ALL_EXPERIMENTS,
     ALL_MODELS,
@@ -21,6 +23,12 @@ from mlflow_bundle.selection import (
     Selection,
 )
 
+if TYPE_CHECKING:
+    from mlflow_bundle.contracts import Source
+    from mlflow_bundle.diff import Comparison
+    from mlflow_bundle.progress import Progress
+    from mlflow_bundle.report import Loss
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImportSettings:
@@ -28,17 +36,27 @@ class ImportSettings:
 
     bundle: InputPath
     tracking_uri: str | None
+    database: DatabaseOptions
+    workspace: tuple[str, ...]
+    workspace_map: dict[str, str]
     experiment_name_prefix: str
     rename_experiment: dict[str, str]
     rename_model: dict[str, str]
     use_src_user_id: bool
+    user_map: dict[str, str]
+    tag: dict[str, str]
     delete_model: bool
     on_conflict: Any
     with_earlier_versions: bool
     renumber: bool
     artifacts: Any
+    rewrite_location: dict[str, str]
+    placeholder_secrets: bool
     steal: bool
+    verify: bool
     jobs: int
+    retry_for_s: float
+    fail_fast: bool
     dry_run: bool
     as_json: bool
     strict: bool
@@ -50,15 +68,25 @@ _common = settings_options(
     ImportSettings,
     options.input_options,
     options.tracking_uri_option,
+    options.database_options(verb="import"),
+    options.workspace_option(verb="import", default_text="all of the bundle"),
+    options.workspace_map_option,
     options.experiment_name_prefix_option,
     options.rename_options,
     options.use_src_user_id_option,
+    options.user_map_option,
+    options.tag_option,
     options.delete_model_option,
     options.on_conflict_option,
     options.version_options,
     options.artifacts_option,
+    options.rewrite_location_option,
+    options.placeholder_secrets_option,
     options.steal_option,
+    options.verify_option,
     options.jobs_options,
+    options.retry_for_option,
+    options.fail_fast_option,
     options.dry_run_option,
     options.strict_option,
     options.json_option,
@@ -73,9 +101,11 @@ _RE_RUN = (
 
 
 @bundle_command("import-all", help=f"Import everything a bundle holds.\n\n{_RE_RUN}")
+@options.auth_db_option(verb="import")
 @_common
-def import_all(settings: ImportSettings) -> int:
-    return _import("import-all", Selection.all(), settings)
+def import_all(auth_db: str | None, settings: ImportSettings) -> int:
+    database = replace(settings.database, auth_db=auth_db)
+    return _import("import-all", Selection.all(), replace(settings, database=database))
 
 
 @bundle_command(
@@ -127,65 +157,146 @@ def import_(
 
 def _import(command: str, selection: Selection, settings: ImportSettings) -> int:
     from mlflow_bundle.bundles.opening import open_tree
-    from mlflow_bundle.bundles.source import BundleSource
     from mlflow_bundle.cli import report as reports
-    from mlflow_bundle.cli.tracking import importing_user, tracking_uri
-    from mlflow_bundle.errors import FormatError
+    from mlflow_bundle.cli.tracking import (
+        import_options_of,
+        open_auth_destination,
+        open_host,
+        open_sink,
+        tracking_uri,
+        workspace_in_use,
+    )
+    from mlflow_bundle.contracts import Sink
+    from mlflow_bundle.diff.result import joined
+    from mlflow_bundle.errors import FormatError, SinkError
+    from mlflow_bundle.patience import Patience
     from mlflow_bundle.report import Report
-    from mlflow_bundle.rest.destination import ImportOptions
-    from mlflow_bundle.rest.sink import RestSink
-    from mlflow_bundle.transfer import transfer
+    from mlflow_bundle.workspaces import BundleImport, Targets
 
-    report = Report(command, dry_run=settings.dry_run)
+    if settings.verify and settings.dry_run:
+        raise click.UsageError("Give one of --verify and --dry-run; not both.")
+    report = Report(command, dry_run=settings.dry_run, fail_fast=settings.fail_fast)
+    verification: Comparison | None = None
     progress = make_progress(quiet=settings.quiet, stream=sys.stderr)
     bundle = settings.bundle
-    source = BundleSource(
-        open_tree(bundle.path, is_directory=bundle.is_directory),
-        name="standard input" if bundle.is_stdin else bundle.path,
-        with_earlier_versions=settings.with_earlier_versions,
+    opened: list[Sink] = []
+    tree = open_tree(bundle.path, is_directory=bundle.is_directory)
+    try:
+        uri = tracking_uri(settings.tracking_uri)
+        import_options = import_options_of(settings, to=uri)
+        patience = Patience(settings.retry_for_s, say=progress.message)
+        auth = open_auth_destination(settings.database)
+        server = open_host(uri, error=SinkError, patience=patience)
+        report.destination = server.shown_uri
+
+        def open_workspace(workspace: str | None, part: Report) -> Sink:
+            sink = open_sink(
+                uri,
+                part,
+                options=import_options,
+                jobs=settings.jobs,
+                progress=progress,
+                workspace=workspace,
+                database=settings.database,
+                auth=auth,
+                patience=patience,
+            )
+            opened.append(sink)
+            return sink
+
+        def check(source: Source, losses: list[Loss], workspace: str | None) -> None:
+            nonlocal verification
+            found = _verify(source, losses, selection, settings, workspace, progress)
+            verification = found if verification is None else joined(verification, found)
+
+        arrivals = BundleImport(
+            tree,
+            server,
+            open_workspace,
+            report,
+            targets=Targets(mapping=settings.workspace_map, in_use=workspace_in_use()),
+            name="standard input" if bundle.is_stdin else bundle.path,
+            with_earlier_versions=settings.with_earlier_versions,
+            on_conflict=settings.on_conflict,
+        )
+        with report.until_a_loss():
+            arrivals.run(
+                replace(selection, workspaces=settings.workspace),
+                then=check if settings.verify else None,
+                rename_experiments=settings.rename_experiment,
+                rename_models=settings.rename_model,
+                jobs=settings.jobs,
+                progress=progress,
+            )
+        report.requests = server.requests + sum(sink.requests for sink in opened)
+    except FormatError as exc:
+        exc.hint = exc.hint or (
+            f"`mlflow bundle verify {bundle.path}` lists the damage; what was imported stays, "
+            "and importing a sound bundle completes it"
+        )
+        raise
+    finally:
+        tree.close()
+    return reports.finish(
+        report,
+        as_json=settings.as_json,
+        strict=settings.strict,
+        verbose=settings.verbose,
+        verification=verification,
+    )
+
+
+def _verify(
+    source: Source,
+    losses: list[Loss],
+    selection: Selection,
+    settings: ImportSettings,
+    workspace: str | None,
+    progress: Progress,
+) -> Comparison:
+    """Return whether all that was selected of a workspace is at the server now."""
+    from mlflow_bundle.cli.tracking import (
+        open_auth_source,
+        open_host,
+        open_source,
+        tracking_uri,
+    )
+    from mlflow_bundle.diff import Expected, compare
+    from mlflow_bundle.errors import SourceError
+    from mlflow_bundle.patience import Patience
+
+    uri = tracking_uri(settings.tracking_uri)
+    patience = Patience(settings.retry_for_s, say=progress.message)
+    server = open_source(
+        uri,
+        host=open_host(uri, error=SourceError, patience=patience),
+        jobs=settings.jobs,
+        workspace=workspace,
+        database=settings.database,
+        auth=open_auth_source(settings.database),
+        patience=patience,
     )
     try:
-        sink = RestSink(
-            tracking_uri(settings.tracking_uri),
-            report,
-            options=ImportOptions(
+        result = compare(
+            source,
+            server,
+            selection,
+            expected=Expected(
                 experiment_name_prefix=settings.experiment_name_prefix,
                 rename_experiments=settings.rename_experiment,
                 rename_models=settings.rename_model,
-                use_src_user_id=settings.use_src_user_id,
-                user=importing_user(),
-                on_conflict=settings.on_conflict,
-                delete_model=settings.delete_model,
-                renumber=settings.renumber,
-                steal=settings.steal,
-                artifacts=settings.artifacts,
+                users=settings.user_map,
+                keeps_users=settings.use_src_user_id,
+                extra_tags=settings.tag,
+                rewrite_locations=settings.rewrite_location,
             ),
-            jobs=settings.jobs,
+            one_sided=True,
+            artifacts="digest" if settings.artifacts == "copy" else "skip",
+            lost_by_export={"a": losses},
             progress=progress,
         )
-        report.destination = sink.shown_uri
-        try:
-            source.require_names(settings.rename_experiment, settings.rename_model)
-            transfer(
-                source,
-                sink,
-                selection,
-                report,
-                jobs=settings.jobs,
-                examine_first=settings.on_conflict == "fail",
-                progress=progress,
-            )
-            report.requests = sink.requests
-        except FormatError as exc:
-            exc.hint = exc.hint or (
-                f"`mlflow bundle verify {bundle.path}` lists the damage; what was imported stays, "
-                "and importing a sound bundle completes it"
-            )
-            raise
-        finally:
-            sink.close()
+        bundle = settings.bundle
+        result.a = "standard input" if bundle.is_stdin else mask_uri(bundle.path)
     finally:
-        source.close()
-    return reports.finish(
-        report, as_json=settings.as_json, strict=settings.strict, verbose=settings.verbose
-    )
+        server.close()
+    return result

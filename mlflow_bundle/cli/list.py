@@ -16,7 +16,7 @@ from mlflow_bundle.selection import ModelPattern, NamePattern
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mlflow_bundle.bundles.listing import ListedModel, Listing
+    from mlflow_bundle.bundles.listing import ListedModel, ListedWorkspace, Listing
 
 SHOWN_LOSSES = 20
 """Losses listed without ``--json``."""
@@ -27,12 +27,14 @@ SHOWN_LOSSES = 20
 @click.argument("path", required=False, metavar="[PATH]")
 @options.experiments_option(verb="list")
 @options.models_option(verb="list")
+@options.workspace_option(verb="list", default_text="all")
 @options.json_option
 def command(
     bundle: str,
     path: str | None,
     experiments: tuple[NamePattern, ...],
     models: tuple[ModelPattern, ...],
+    workspace: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """List what a bundle holds: counts, sizes, sources.
@@ -45,8 +47,8 @@ def command(
     from mlflow_bundle.bundles import listing
     from mlflow_bundle.bundles.opening import open_tree
 
-    if path is not None and (experiments or models):
-        raise click.UsageError("Give PATH or --experiments and --models; not both.")
+    if path is not None and (experiments or models or workspace):
+        raise click.UsageError("Give PATH or --experiments, --models, --workspace; not both.")
     standard_output()  # before anything is read
     tree = open_tree(bundle)
     try:
@@ -61,9 +63,12 @@ def command(
         contents = listing.list_bundle(tree, name="standard input" if bundle == "-" else bundle)
     finally:
         tree.close()
-    if experiments or models:
+    if experiments or models or workspace:
         contents = listing.narrowed(
-            contents, experiments=experiments, models=tuple(pattern.name for pattern in models)
+            contents,
+            experiments=experiments,
+            models=tuple(pattern.name for pattern in models),
+            workspaces=workspace,
         )
     if as_json:
         _print_json(msgspec.json.encode(contents))
@@ -97,22 +102,34 @@ def _print(contents: Listing) -> None:
 
 def _render(console: Console, contents: Listing) -> None:
     _print_facts(console, contents)
+    _print_part(console, contents)
+    for workspace in contents.workspaces:
+        about = f" ({one_line(workspace.description)})" if workspace.description else ""
+        console.print()
+        console.print(f"workspace {one_line(workspace.name)}{about}:")
+        _print_part(console, workspace)
+    _print_end(console, contents)
+
+
+def _print_part(console: Console, contents: Listing | ListedWorkspace) -> None:
+    """Print the tables of one workspace."""
     if contents.experiments:
         _print_table(
             console,
-            ["experiment", "id", "runs", "logged models", "artifacts", "bytes"],
+            ["experiment", "id", "runs", "logged models", "traces", "artifacts", "bytes"],
             [
                 [
                     _marked(entry.name, entry.lifecycle_stage),
                     entry.id,
                     f"{entry.runs}" + (f" ({entry.failed_runs} lost)" * bool(entry.failed_runs)),
                     f"{entry.logged_models}",
+                    f"{entry.traces}",
                     f"{entry.artifacts}",
                     format_bytes(entry.artifact_bytes),
                 ]
                 for entry in contents.experiments
             ],
-            numbers=(2, 3, 4, 5),
+            numbers=(2, 3, 4, 5, 6),
         )
     for title, models in (("model", contents.models), ("prompt", contents.prompts)):
         if models:
@@ -122,7 +139,6 @@ def _render(console: Console, contents: Listing) -> None:
                 _version_rows(models),
                 (1,),
             )
-    _print_end(console, contents)
 
 
 def _marked(name: str, lifecycle_stage: str) -> str:

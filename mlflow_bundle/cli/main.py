@@ -50,11 +50,14 @@ COMMANDS: Mapping[str, CommandEntry] = {
         "import_", "Import experiments with their runs.", "import_experiments"
     ),
     "import": _entry("import_", "Import a part of a bundle with what it depends on.", "import_"),
+    "copy": _entry("copy", "Copy a server or database straight into another."),
     "list": _entry("list", "List what a bundle holds: counts, sizes, sources."),
     "show": _entry("show", "Write one document or artifact of a bundle to stdout."),
     "extract": _entry("extract", "Unpack a bundle, or a part of it, into a directory."),
     "pack": _entry("pack", "Pack a directory into a bundle."),
     "verify": _entry("verify", "Verify every checksum and reference of a bundle."),
+    "recover": _entry("recover", "Save what is whole in a damaged or cut bundle."),
+    "diff": _entry("diff", "Tell where two bundles, directories or servers differ."),
     "demo": _entry("demo", "Move a small server through a bundle into another, locally."),
 }
 

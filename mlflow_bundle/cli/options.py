@@ -24,7 +24,16 @@ from typing import Any
 
 import click
 
-from mlflow_bundle.cli.command import Body, BoolOption, ListOption, UtcTime, parse_or_refuse
+from mlflow_bundle.added_tags import parse_tags
+from mlflow_bundle.cli.command import (
+    Body,
+    BoolOption,
+    Duration,
+    ListOption,
+    UtcTime,
+    parse_or_refuse,
+)
+from mlflow_bundle.cli.tracking import DatabaseOptions
 from mlflow_bundle.errors import SelectionError
 from mlflow_bundle.selection import (
     STAGES,
@@ -34,13 +43,16 @@ from mlflow_bundle.selection import (
     parse_renames,
     parse_run_ids,
     parse_stages,
+    parse_workspaces,
 )
+from mlflow_bundle.user_map import read_user_map
 
 Decorator = Callable[[Body], Body]
 
 NOTEBOOK_FORMATS = ("SOURCE", "HTML", "JUPYTER", "DBC")
 DEFAULT_JOBS = 8
 DEFAULT_LEVEL = 3
+DEFAULT_RETRY_FOR = "5m"
 STDIO = "-"
 
 
@@ -141,7 +153,181 @@ def tracking_uri_option(function: Body) -> Body:
         metavar="URI",
         default=None,
         show_default="MLFLOW_TRACKING_URI, resolved as everywhere in MLflow",
-        help="URI of the MLflow tracking server.",
+        help=(
+            "URI of the MLflow tracking server, or of its database (sqlite:///, postgresql://, "
+            "mysql://), which is read and written directly. A file store (./mlruns) can be read."
+        ),
+    )(function)
+
+
+def database_options(*, verb: str) -> Decorator:
+    """Give ``database: DatabaseOptions``.
+
+    Args:
+        verb: ``export`` or ``import``: only an import makes new experiments.
+    """
+
+    def decorate(function: Body) -> Body:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            kwargs["database"] = DatabaseOptions(
+                artifacts_destination=kwargs.pop("artifacts_destination"),
+                default_artifact_root=kwargs.pop("default_artifact_root", None),
+                include_secrets=kwargs.pop("include_secrets"),
+            )
+            return function(*args, **kwargs)
+
+        case = "--tracking-uri names a database"
+        roots = [_artifacts_destination_option("--artifacts-destination", case)]
+        if verb == "import":
+            roots.append(_default_artifact_root_option("--default-artifact-root", case))
+        return _apply(wrapper, *roots, _include_secrets_option)
+
+    return decorate
+
+
+def copy_database_options(function: Body) -> Body:
+    """Give ``database`` of the source and ``to_database`` of the destination."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        include_secrets = kwargs.pop("include_secrets")
+        kwargs["database"] = DatabaseOptions(
+            artifacts_destination=kwargs.pop("artifacts_destination"),
+            include_secrets=include_secrets,
+        )
+        kwargs["to_database"] = DatabaseOptions(
+            artifacts_destination=kwargs.pop("to_artifacts_destination"),
+            default_artifact_root=kwargs.pop("to_default_artifact_root"),
+            include_secrets=include_secrets,
+        )
+        return function(*args, **kwargs)
+
+    return _apply(
+        wrapper,
+        _artifacts_destination_option("--artifacts-destination", "--tracking-uri names a database"),
+        _artifacts_destination_option("--to-artifacts-destination", "--to names a database"),
+        _default_artifact_root_option("--to-default-artifact-root", "--to names a database"),
+        _include_secrets_option,
+    )
+
+
+def auth_db_option(*, verb: str) -> Decorator:
+    """Give ``auth_db: str | None``.
+
+    Args:
+        verb: ``export`` or ``import``, for the help.
+    """
+    whose = "its users, roles and permissions" if verb == "export" else "those of the bundle"
+    return _auth_db_option("--auth-db", f"{verb} {whose} too. {_PASSWORDS}")
+
+
+def copy_auth_db_options(function: Body) -> Body:
+    """Give ``auth_db`` of the source and ``to_auth_db`` of the destination: both or none."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if (kwargs["auth_db"] is None) != (kwargs["to_auth_db"] is None):
+            raise click.UsageError("Give both of --auth-db and --to-auth-db, or none.")
+        return function(*args, **kwargs)
+
+    return _apply(
+        wrapper,
+        _auth_db_option("--auth-db", "copy its users, roles and permissions too. " + _PASSWORDS),
+        _auth_db_option("--to-auth-db", "that of the server that is copied to."),
+    )
+
+
+_PASSWORDS = "Passwords come, hashed, with --include-secrets only."
+
+
+def _auth_db_option(name: str, help: str) -> Decorator:
+    return click.option(
+        name,
+        metavar="URI",
+        default=None,
+        show_default="users stay where they are",
+        help=f"Database of MLflow's basic-auth app (its database_uri): {help}",
+    )
+
+
+def _artifacts_destination_option(name: str, case: str) -> Decorator:
+    return click.option(
+        name,
+        metavar="URI",
+        default=None,
+        show_default="./mlartifacts, if it exists",
+        help=f"If {case}: where the artifacts lie that its server serves, as of mlflow server.",
+    )
+
+
+def _default_artifact_root_option(name: str, case: str) -> Decorator:
+    return click.option(
+        name,
+        metavar="URI",
+        default=None,
+        show_default="mlflow-artifacts:/",
+        help=f"If {case}: where new experiments keep their artifacts, as of mlflow server.",
+    )
+
+
+def _include_secrets_option(function: Body) -> Body:
+    return _flag(
+        "--include-secrets",
+        help=(
+            "From and into databases: take the encrypted secrets of the AI gateway and of webhooks "
+            "too. They can be used only with the passphrase and key of the source's server. With "
+            "--auth-db, take the hashes of users' passwords too."
+        ),
+    )(function)
+
+
+def compared_databases_options(function: Body) -> Body:
+    """Give ``a_database`` and ``b_database``: DatabaseOptions of the two sides."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        for side in ("a", "b"):
+            kwargs[f"{side}_database"] = DatabaseOptions(
+                artifacts_destination=kwargs.pop(f"{side}_artifacts_destination"),
+                auth_db=kwargs.pop(f"{side}_auth_db"),
+            )
+        return function(*args, **kwargs)
+
+    return _apply(
+        wrapper,
+        _artifacts_destination_option("--a-artifacts-destination", "A is a database"),
+        _artifacts_destination_option("--b-artifacts-destination", "B is a database"),
+        _auth_db_option("--a-auth-db", "compare users, roles and permissions of A too."),
+        _auth_db_option("--b-auth-db", "compare users, roles and permissions of B too."),
+    )
+
+
+def against_database_option(function: Body) -> Body:
+    """Give ``database: DatabaseOptions`` of what ``--against`` names."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        kwargs["database"] = DatabaseOptions(
+            artifacts_destination=kwargs.pop("artifacts_destination"),
+            auth_db=kwargs.pop("auth_db"),
+        )
+        return function(*args, **kwargs)
+
+    return _apply(
+        wrapper,
+        _artifacts_destination_option("--artifacts-destination", "--against names a database"),
+        _auth_db_option("--auth-db", "look for users, roles and permissions there too."),
+    )
+
+
+def to_option(function: Body) -> Body:
+    """Give ``to: str``."""
+    return click.option(
+        "--to",
+        metavar="URI",
+        required=True,
+        help="URI of the MLflow tracking server, or of its database, that is copied to.",
     )(function)
 
 
@@ -192,6 +378,51 @@ def run_ids_option(*, default_text: str = "none", verb: str) -> Decorator:
         parse_run_ids,
         help=f"Runs to {verb}. Comma separated list of run IDs.",
         default_text=default_text,
+    )
+
+
+def workspace_option(*, default_text: str, verb: str) -> Decorator:
+    """Give ``workspace: tuple[str, ...]``, empty when not given.
+
+    Args:
+        default_text: What the help says happens without it.
+        verb: ``export``, ``import``, ``list``, …, for the help.
+    """
+    return _list_option(
+        "--workspace",
+        parse_workspaces,
+        help=f"Only workspaces of these names are looked at to {verb} from. Comma separated list.",
+        default_text=default_text,
+    )
+
+
+def workspace_map_option(function: Body) -> Body:
+    """Give ``workspace_map``: dict of workspace of the bundle to workspace of the destination."""
+    return _renaming_option(
+        "--workspace-map",
+        help=(
+            "Import a workspace of the bundle into another one, which is made if it does not "
+            "exist; may be repeated. Two come together only if both are named here."
+        ),
+        default_text="names are kept",
+    )(function)
+
+
+def compared_workspaces_options(function: Body) -> Body:
+    """Give ``workspace`` and ``workspace_map``, as those of an import, for a comparison."""
+    return _apply(
+        function,
+        _list_option(
+            "--workspace",
+            parse_workspaces,
+            help="Only workspaces of these names are compared. Comma separated list.",
+            default_text="all",
+        ),
+        _renaming_option(
+            "--workspace-map",
+            help="Compare a workspace with another one of the second side; may be repeated.",
+            default_text="names are kept",
+        ),
     )
 
 
@@ -264,6 +495,49 @@ def artifacts_option(function: Body) -> Body:
     )(function)
 
 
+def rewrite_location_option(function: Body) -> Body:
+    """Give ``rewrite_location``: dict of old root to new root of locations.
+
+    Refused without ``--artifacts reference``: files that are copied get their place here.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["rewrite_location"] and kwargs["artifacts"] != "reference":
+            raise click.UsageError("--rewrite-location needs --artifacts reference.")
+        return function(*args, **kwargs)
+
+    return _renaming_option(
+        "--rewrite-location",
+        help=(
+            "Into a database, with --artifacts reference: files that lay at OLD or below, such as "
+            "a bucket, are now at NEW; may be repeated, and the longest OLD counts. \\= is an "
+            "equals sign in OLD."
+        ),
+        default_text="locations are kept",
+    )(wrapper)
+
+
+def comparison_options(function: Body) -> Body:
+    """Give ``artifacts``: ``"digest"``, ``"size"`` or ``"skip"``; and ``strict: bool``."""
+    return _apply(
+        function,
+        click.option(
+            "--artifacts",
+            type=click.Choice(["digest", "size", "skip"], case_sensitive=False),
+            default="digest",
+            help=(
+                "Compare artifacts by their content, which reads every byte; by their size, which "
+                "only lists them; or not at all."
+            ),
+        ),
+        _flag(
+            "--strict",
+            help="Count values that MLflow's API cannot set, such as ids and creation times.",
+        ),
+    )
+
+
 def export_source_tags_option(function: Body) -> Body:
     """Give ``export_source_tags: bool``."""
     return _boolean(
@@ -271,6 +545,18 @@ def export_source_tags_option(function: Body) -> Body:
         help=(
             "Export source run information (run info and MLflow system tags starting with "
             "'mlflow') under the 'mlflow_export_import' tag prefix."
+        ),
+    )(function)
+
+
+def list_label_schemas_option(function: Body) -> Body:
+    """Give ``list_label_schemas: bool``."""
+    return _flag(
+        "--list-label-schemas",
+        help=(
+            "Also list the label schemas of experiments that have no default one yet. Asking for "
+            "them makes the server add it: the only thing that an export ever writes. Without "
+            "this, those that review queues name are exported."
         ),
     )(function)
 
@@ -311,15 +597,15 @@ def delete_model_option(function: Body) -> Body:
 
 def use_src_user_id_option(function: Body) -> Body:
     """Give ``use_src_user_id: bool``."""
-    return _boolean(
-        "--use-src-user-id",
-        default=True,
-        help=(
-            "Set the destination user ID to the source user ID. False sets the user who imports. "
-            "Source user ID is ignored when importing into Databricks since setting it is not "
-            "allowed."
-        ),
+    return _use_src_user_id(
+        "Set the destination user ID to the source user ID. False sets the user who imports. "
+        "Source user ID is ignored when importing into Databricks since setting it is not "
+        "allowed."
     )(function)
+
+
+def _use_src_user_id(help: str) -> Decorator:
+    return _boolean("--use-src-user-id", default=True, help=help)
 
 
 def experiment_name_prefix_option(function: Body) -> Body:
@@ -362,8 +648,13 @@ def version_options(function: Body) -> Body:
             help="Import the earlier versions of a selected version too, so that it keeps its "
             "number.",
         ),
-        _flag("--renumber", help="Let selected versions take the next free numbers."),
+        renumber_option,
     )
+
+
+def renumber_option(function: Body) -> Body:
+    """Give ``renumber: bool``."""
+    return _flag("--renumber", help="Let selected versions take the next free numbers.")(function)
 
 
 def rename_options(function: Body) -> Body:
@@ -376,6 +667,14 @@ def rename_options(function: Body) -> Body:
 
 
 def _rename_option(name: str, noun: str) -> Decorator:
+    return _renaming_option(
+        name,
+        help=f"Import {noun} under another name; may be repeated. \\= is an equals sign in OLD.",
+        default_text="names are kept",
+    )
+
+
+def _renaming_option(name: str, *, help: str, default_text: str) -> Decorator:
     def callback(
         ctx: click.Context, param: click.Parameter, values: Sequence[str]
     ) -> dict[str, str]:
@@ -387,9 +686,150 @@ def _rename_option(name: str, noun: str) -> Decorator:
         metavar="OLD=NEW",
         multiple=True,
         callback=callback,
-        show_default="names are kept",
-        help=f"Import {noun} under another name; may be repeated. \\= is an equals sign in OLD.",
+        show_default=default_text,
+        help=help,
     )
+
+
+def user_map_option(function: Body) -> Body:
+    """Give ``user_map``: dict of user at the source to user at the destination.
+
+    Refused beside ``--use-src-user-id False``, which leaves no source user to map.
+    """
+
+    def callback(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, str]:
+        if value is None:
+            return {}
+        users: dict[str, str] = parse_or_refuse(read_user_map, value, ctx, param)
+        return users
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if kwargs["user_map"] and not kwargs["use_src_user_id"]:
+            raise click.UsageError("Give one of --user-map and --use-src-user-id False; not both.")
+        return function(*args, **kwargs)
+
+    return click.option(
+        "--user-map",
+        metavar="FILE",
+        default=None,
+        callback=callback,
+        show_default="users are kept",
+        help=(
+            "CSV file of users who have another name at the destination: source,destination on "
+            "each line. Who is not listed is kept."
+        ),
+    )(wrapper)
+
+
+def tag_option(function: Body) -> Body:
+    """Give ``tag``: dict of key to value."""
+
+    return _tag_option(
+        "Set a tag on everything imported that has tags; may be repeated. It takes the place "
+        "of the bundle's tag of that key."
+    )(function)
+
+
+def _tag_option(help: str) -> Decorator:
+    def callback(
+        ctx: click.Context, param: click.Parameter, values: Sequence[str]
+    ) -> dict[str, str]:
+        tags: dict[str, str] = parse_or_refuse(parse_tags, values or (), ctx, param)
+        return tags
+
+    return click.option(
+        "--tag",
+        metavar="KEY=VALUE",
+        multiple=True,
+        callback=callback,
+        show_default="none",
+        help=help,
+    )
+
+
+def expectations_options(function: Body) -> Body:
+    """Give ``expected``: an `Expected` of what an import was asked to change.
+
+    Made of the options that an import takes: prefix, new names, users, tags and locations.
+    """
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        from mlflow_bundle.diff import Expected
+
+        expected = Expected(
+            experiment_name_prefix=kwargs.pop("experiment_name_prefix"),
+            rename_experiments=kwargs.pop("rename_experiment"),
+            rename_models=kwargs.pop("rename_model"),
+            users=kwargs["user_map"],
+            keeps_users=kwargs["use_src_user_id"],
+            extra_tags=kwargs.pop("tag"),
+            rewrite_locations=kwargs.pop("rewrite_location"),
+        )
+        del kwargs["user_map"], kwargs["use_src_user_id"]
+        return function(*args, expected=expected, **kwargs)
+
+    return _apply(
+        wrapper,
+        experiment_name_prefix_option,
+        rename_options,
+        _use_src_user_id("Users of runs are compared. False is for an import that replaced them."),
+        user_map_option,
+        _tag_option(
+            "A tag that an import set on everything that has tags; may be repeated. It is "
+            "expected in the place of the first side's tag of that key."
+        ),
+        _renaming_option(
+            "--rewrite-location",
+            help="Where an import into a database put files that lay at OLD; may be repeated.",
+            default_text="locations are kept",
+        ),
+    )
+
+
+def verify_option(function: Body) -> Body:
+    """Give ``verify: bool``."""
+    return _flag(
+        "--verify",
+        help=(
+            "Then compare all that was selected with the server, files too; differences are "
+            "listed and end the command with exit code 3."
+        ),
+    )(function)
+
+
+def placeholder_secrets_option(function: Body) -> Body:
+    """Give ``placeholder_secrets: bool``."""
+    return _flag(
+        "--placeholder-secrets",
+        help=(
+            "Make secrets of the AI gateway, whose values no bundle holds, with a placeholder: "
+            "models, endpoints and scorers that need them come too. The report names each secret "
+            "whose value is to be set again."
+        ),
+    )(function)
+
+
+def restart_option(function: Body) -> Body:
+    """Give ``restart: bool``."""
+    return _flag(
+        "--restart",
+        help="Begin anew instead of going on with what an interrupted export has left.",
+    )(function)
+
+
+def complete_option(function: Body) -> Body:
+    """Give ``complete: str | None``."""
+    return click.option(
+        "--complete",
+        metavar="BUNDLE",
+        default=None,
+        help=(
+            "An export of the same server, selection and options that lost something: what is "
+            "whole is copied from it, and only what it lists as lost is fetched."
+        ),
+    )(function)
 
 
 def steal_option(function: Body) -> Body:
@@ -427,6 +867,30 @@ def jobs_options(function: Body) -> Body:
             help="Process export/import in parallel using threads. False means one at a time.",
         ),
     )
+
+
+def retry_for_option(function: Body) -> Body:
+    """Give ``retry_for_s: float``, seconds."""
+    return click.option(
+        "--retry-for",
+        "retry_for_s",
+        type=Duration(),
+        metavar="DURATION",
+        default=DEFAULT_RETRY_FOR,
+        help=(
+            "How long a server, or the artifact store of a database, that is away in the middle is "
+            "waited for (30s, 5m, 1h); then the command fails, and giving it again goes on where "
+            "it was. One that cannot be reached at the beginning is not waited for."
+        ),
+    )(function)
+
+
+def fail_fast_option(function: Body) -> Body:
+    """Give ``fail_fast: bool``."""
+    return _flag(
+        "--fail-fast",
+        help="Stop at the first loss, with exit code 1, instead of going on without what is lost.",
+    )(function)
 
 
 def level_option(function: Body) -> Body:

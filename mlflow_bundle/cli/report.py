@@ -2,31 +2,60 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 import msgspec
 
-from mlflow_bundle.cli import exit_codes
+from mlflow_bundle.cli import differences, exit_codes
+from mlflow_bundle.cli.differences import counted, listed
 from mlflow_bundle.cli.exit_codes import one_line, standard_output
 from mlflow_bundle.cli.progress import format_bytes
 from mlflow_bundle.report import Report, Summary
 
-MAX_LINES = 20
-"""Losses and conflicts shown without ``--verbose``; ``--json`` always has all."""
+if TYPE_CHECKING:
+    from mlflow_bundle.diff import Comparison
 
 
-def finish(report: Report, *, as_json: bool, strict: bool, verbose: bool = False) -> int:
-    """Show ``report`` and return the command's exit code."""
+def finish(
+    report: Report,
+    *,
+    as_json: bool,
+    strict: bool,
+    verbose: bool = False,
+    verification: Comparison | None = None,
+) -> int:
+    """Show ``report`` and return the command's exit code.
+
+    Args:
+        report: What a transfer did.
+        as_json: Whether one JSON object is printed.
+        strict: Whether adjustments count as losses.
+        verbose: Whether lists are shown whole.
+        verification: What a comparison afterwards found, if there was one: differences end the
+            command as losses do.
+    """
     code = exit_codes.exit_code(
         losses=len(report.losses), adjustments=sum(report.adjusted.values()), strict=strict
     )
+    if report.stopped:
+        code = exit_codes.FAILED
+    code = code or (differences.code_of(verification) if verification is not None else code)
     summary = report.summary(exit_code=code)
     if as_json:
-        standard_output().buffer.write(msgspec.json.format(msgspec.json.encode(summary), indent=2))
+        shown = msgspec.to_builtins(summary)
+        if verification is not None:
+            shown["verification"] = msgspec.to_builtins(verification)
+        standard_output().buffer.write(msgspec.json.format(msgspec.json.encode(shown), indent=2))
         standard_output().buffer.write(b"\n")
         standard_output().flush()
     else:
         for line in lines(summary, verbose=verbose):
             click.echo(line, err=True)
+        if verification is not None:
+            click.echo("verification: is everything of the bundle (A) at the server (B)?", err=True)
+            for line in differences.lines(verification, verbose=verbose):
+                click.echo(line, err=True)
     return code
 
 
@@ -57,30 +86,26 @@ def lines(summary: Summary, *, verbose: bool = False) -> list[str]:
         shown.append(f"  {format_bytes(summary.bytes)} of artifacts")
     if summary.adjusted:
         total = sum(summary.adjusted.values())
-        shown.append(f"adjusted: {total} values that MLflow's API cannot set or that point outside")
+        what = counted(total, "value that MLflow's API cannot", "values that MLflow's API cannot")
+        how = "" if verbose else " (--verbose lists which)"
+        shown.append(f"adjusted: {what} set or that point outside{how}")
         if verbose:
             shown += [f"  {name}: {count}" for name, count in summary.adjusted.items()]
-    shown += _listed("conflicts", [str(conflict) for conflict in summary.conflicts], verbose)
+    shown += listed("conflicts", summary.conflicts, verbose)
     shown += [f"note: {one_line(note)}" for note in summary.notes]
-    shown += _listed("lost", [str(loss) for loss in summary.lost], verbose)
-    took = f"{summary.duration_s:.1f} s, {summary.requests} requests"
-    if summary.dry_run:
+    shown += listed("lost", summary.lost, verbose)
+    took = f"{summary.duration_s:.1f} s"
+    if summary.requests:  # between databases and bundles there are none
+        took += f", {summary.requests} requests"
+    if summary.stopped:
+        shown.append(f"stopped at the first loss in {took}; the same command tries it again")
+    elif summary.dry_run:
         shown.append(f"planned in {took}")
     elif summary.lost:
-        shown.append(f"finished with {len(summary.lost)} losses in {took}")
+        shown.append(f"finished with {counted(len(summary.lost), 'loss', 'losses')} in {took}")
     else:
         shown.append(f"done in {took}; nothing lost")
     return shown
-
-
-def _listed(title: str, entries: list[str], verbose: bool) -> list[str]:
-    if not entries:
-        return []
-    shown = entries if verbose else entries[:MAX_LINES]
-    listed = [f"{title}: {len(entries)}", *(f"  {one_line(entry)}" for entry in shown)]
-    if len(shown) < len(entries):
-        listed.append(f"  and {len(entries) - len(shown)} more; --verbose or --json lists them all")
-    return listed
 
 
 def _plural(kind: str) -> str:
