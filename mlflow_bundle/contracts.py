@@ -15,7 +15,10 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal, NamedTuple
 
-from mlflow_bundle.entities import Entity, MetricHistory
+import msgspec
+
+from mlflow_bundle.entities import EncodedHistory, Entity, MetricHistory
+from mlflow_bundle.kinds import APART
 from mlflow_bundle.report import Report
 from mlflow_bundle.selection import Selection
 
@@ -24,6 +27,15 @@ ArtifactMode = Literal["included", "reference", "skipped", "unreadable"]
 
 ArtifactPolicy = Literal["copy", "reference", "skip"]
 """What the user asked for with ``--artifacts``."""
+
+FileReading = Literal["ahead", "open", "list", "none"]
+"""What is done with artifacts while contents are handed out."""
+
+HistoryReading = bool | Literal["encoded"]
+"""Whether histories and items will be read, and whether histories are wanted encoded."""
+
+Wanted = Callable[[str, str, str], bool]
+"""Whether the content of an entity is wanted: kind, id, id of the experiment it lies in or ""."""
 
 MODE_OF_POLICY: dict[ArtifactPolicy, ArtifactMode] = {
     "copy": "included",
@@ -55,6 +67,13 @@ class ArtifactTree(ABC):
 
     mode: ArtifactMode = "included"
 
+    is_near: bool = False
+    """Whether files lie on a disk of this machine: fetching them ahead would gain nothing."""
+
+    random_access: bool = False
+    """Whether files may be opened in any order, from any thread, and after their content was
+    left."""
+
     @abstractmethod
     def files(self) -> list[ArtifactFile]:
         """Return every file, in path order. Listed once; later calls return the same list.
@@ -76,6 +95,8 @@ class ArtifactTree(ABC):
 class NoArtifacts(ArtifactTree):
     """A tree without files: artifacts that are referenced, skipped or cannot be read."""
 
+    is_near = True
+
     def __init__(self, mode: ArtifactMode = "included") -> None:
         self.mode = mode
 
@@ -91,6 +112,11 @@ def no_histories() -> Iterable[MetricHistory]:
     return ()
 
 
+def no_items() -> Iterable[msgspec.Struct]:
+    """Items of an entity that has none."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
     """One entity with everything that belongs to it."""
@@ -100,8 +126,12 @@ class Content:
     histories: Callable[[], Iterable[MetricHistory]] = no_histories
     """Opens the metric histories: keys in the order of their escaped form
     (`documents.history_order`), a long key in several chunks."""
+    encoded_histories: Callable[[], Iterable[MetricHistory | EncodedHistory]] | None = None
+    """The same, short ones encoded, where they were wanted so and the source does that."""
     version_artifacts: dict[int, ArtifactTree] = field(default_factory=dict)
     """Registered models: files of versions that lie outside every run and logged model moved."""
+    items: Callable[[], Iterable[msgspec.Struct]] = no_items
+    """Opens what a plain entity has many of (`kinds.Kind.item`), in the source's order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +152,10 @@ class Source(ABC):
     def info(self) -> SourceInfo:
         """What this source is."""
 
+    def shows(self, kind: str) -> bool:
+        """Whether entities of a kind would be handed out if there were some."""
+        return kind not in APART
+
     @abstractmethod
     def select(self, selection: Selection, report: Report) -> None:
         """Fix what will be handed out, with everything it depends on, and count it as planned.
@@ -139,15 +173,32 @@ class Source(ABC):
         """
 
     @abstractmethod
-    def iter_contents(self, *, listing_only: bool = False) -> Iterator[Content]:
+    def iter_contents(
+        self,
+        *,
+        files: FileReading = "open",
+        histories: HistoryReading = True,
+        wanted: Wanted | None = None,
+    ) -> Iterator[Content]:
         """Yield every selected entity once, in path order.
 
         Each content's streams are read before the next one is asked for, unless the source says
         otherwise with :attr:`random_access`.
 
         Args:
-            listing_only: Artifacts will be listed but not opened, histories not read.
+            files: Whether artifacts will be opened, one by one in path order (``open``), also
+                before the next content is asked for, whatever :attr:`random_access` says
+                (``ahead``: they may be fetched before they are asked for); mostly listed, a few
+                opened (``list``); or neither, and then there are none (``none``).
+            histories: Whether histories and items will be read; ``encoded`` if it is by
+                :attr:`Content.encoded_histories`, where there are some.
+            wanted: Leaves out entities for which it is false; nothing of theirs is fetched.
         """
+
+    @property
+    def requests(self) -> int:
+        """Requests sent so far, where there are some."""
+        return 0
 
     random_access: bool = False
     """Whether contents stay readable after the next one was asked for, from any thread."""
@@ -161,6 +212,21 @@ class Sink(ABC):
 
     reserved_kinds: tuple[str, ...] = ("experiment",)
     """Kinds whose entities :meth:`reserve` is told of before any :meth:`put`, in this order."""
+
+    takes_files: bool = True
+    """Whether artifacts are written, or left where they are."""
+
+    @property
+    def requests(self) -> int:
+        """Requests sent so far, where there are some."""
+        return 0
+
+    takes_encoded_histories: bool = False
+    """Whether :attr:`Content.encoded_histories` is read where there are some."""
+
+    in_order: bool = False
+    """Whether :meth:`put` reads the files of a content one by one in path order, before it
+    returns."""
 
     concurrent: bool = False
     """Whether :meth:`put` may be called from many threads at once and in any order."""
@@ -185,6 +251,10 @@ class Sink(ABC):
         Raises:
             SinkError: The sink refused.
         """
+
+    def wants(self, kind: str, id: str, parent: str) -> bool:
+        """Whether :meth:`put` needs the content of an entity; arguments as of :data:`Wanted`."""
+        return True
 
     def examine(self, content: Content) -> None:
         """Report what is there already and every conflict, without writing.

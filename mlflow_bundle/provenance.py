@@ -25,13 +25,18 @@ FILLER = "mlflow_bundle.filler"
 """Marks a model version that only holds a number free and is deleted at once."""
 
 SOURCE_USER = "mlflow_bundle.source_user"
-"""The user of a run at its source, where ``--use-src-user-id False`` gave it another."""
+"""The user of a run at its source, where Databricks or ``--use-src-user-id False`` gave another."""
 
 SOURCE_VERSION = "mlflow_bundle.source_version"
 """The number of a model version at its source, where ``--renumber`` gave it another."""
 
 SOURCE_ARTIFACTS = "mlflow_bundle.artifact_uri"
 """Where a run's or logged model's artifacts lie, where they were referenced instead of copied."""
+
+DELETED_MODELS = "mlflow_bundle.deleted_models"
+"""Of an experiment: JSON, origin to id of the logged models that imports made and deleted, which no
+listing shows; what has no room follows in ``mlflow_bundle.deleted_models.2`` and so on. Never
+carried."""
 
 TRANSIENT = frozenset({STATE, IMPORTER, FILLER})
 """Tags of ours that describe an import under way and are never carried."""
@@ -55,5 +60,9 @@ def version_origin(version: ModelVersion) -> str:
 
 
 def carried_tags(tags: dict[str, str]) -> dict[str, str]:
-    """Return ``tags`` without those that only describe an import under way."""
-    return {key: value for key, value in tags.items() if key not in TRANSIENT}
+    """Return ``tags`` without those that only describe an import under way or its server."""
+    return {
+        key: value
+        for key, value in tags.items()
+        if key not in TRANSIENT and not key.startswith(DELETED_MODELS)
+    }

@@ -21,6 +21,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlflow_bundle.entities import PlainEntity
 from mlflow_bundle.errors import DocumentError, SelectionError
 
 if TYPE_CHECKING:
@@ -273,6 +274,15 @@ def parse_stages(values: Iterable[str]) -> tuple[str, ...]:
     return _parse_each(values, parse, "stage")
 
 
+def parse_workspaces(values: Iterable[str]) -> tuple[str, ...]:
+    """Parse ``--workspace``: names.
+
+    Raises:
+        SelectionError: An escape is wrong, or there is no name.
+    """
+    return _parse_each(values, lambda token: token.text, "workspace")
+
+
 def _parse_each(values: Iterable[str], parse: Callable[[Token], Any], noun: str) -> tuple[Any, ...]:
     values = list(values)
     parsed = tuple(dict.fromkeys(parse(token) for token in parse_list(values)))
@@ -414,6 +424,9 @@ class Selection:
         export_all_runs: All runs of the experiments of selected versions, not only those of the
             versions.
         everything: Everything there is, whatever the other parts name.
+        lenient: What is named need not exist.
+        workspaces: The only workspaces in which all this is looked for; empty for those that the
+            command takes by itself.
     """
 
     experiments: tuple[NamePattern, ...] = ()
@@ -424,6 +437,8 @@ class Selection:
     stages: tuple[str, ...] = ()
     export_all_runs: bool = False
     everything: bool = False
+    lenient: bool = False
+    workspaces: tuple[str, ...] = ()
 
     @classmethod
     def all(cls) -> Selection:
@@ -481,6 +496,10 @@ class Selection:
             and (self.until_ms is None or start_time < self.until_ms)
         )
 
+    def matches_plain(self, entity: PlainEntity) -> bool:
+        """Whether a plain entity is inside the window: one without a time of its own always is."""
+        return entity.time_ms is None or self.matches_window(entity.time_ms)
+
     def to_json(self) -> dict[str, Any]:
         """Return the parts that differ from the default, patterns as the user would write them."""
         document: dict[str, Any] = {}
@@ -516,6 +535,7 @@ _LIST_PARTS: Mapping[str, Callable[[Iterable[str]], tuple[Any, ...]]] = {
     "models": parse_models,
     "run_ids": parse_run_ids,
     "stages": parse_stages,
+    "workspaces": parse_workspaces,
 }
 
 
@@ -534,6 +554,14 @@ def _decode_part(name: str, value: object) -> Any:
     elif not isinstance(value, bool):
         raise DocumentError(f"expected bool, got {type(value).__name__}", field_path=where)
     return value
+
+
+def names_selection(experiments: Iterable[str], models: Iterable[str]) -> Selection:
+    """Return the selection of exactly these names."""
+    return Selection(
+        experiments=tuple(NamePattern(text=name) for name in experiments),
+        models=tuple(ModelPattern(name=NamePattern(text=name)) for name in models),
+    )
 
 
 def nearest(name: str, candidates: Iterable[str], n: int = 3) -> list[str]:
@@ -560,7 +588,7 @@ def require_matches(
 ) -> None:
     """Refuse a selection when a part of it names nothing, all such parts at once.
 
-    ``all`` may match nothing: all of nothing is nothing.
+    ``all`` may match nothing: all of nothing is nothing. So may anything that is ``lenient``.
 
     Args:
         selection: What was asked for.
@@ -573,6 +601,8 @@ def require_matches(
     Raises:
         SelectionError: Names each pattern that matched nothing, with the nearest names.
     """
+    if selection.lenient:
+        return
     faults: list[str] = []
     if experiments is not None:
         faults += _unmatched_experiments(selection.experiments, list(experiments))
@@ -585,6 +615,69 @@ def require_matches(
                 faults.append(_no_such("run", run_id, known))
     if faults:
         raise SelectionError(". ".join(faults) + (f" (in {where})" if where else ""))
+
+
+def require_workspaces(names: Iterable[str], known: Collection[str], *, where: str = "") -> None:
+    """Refuse a name that is none of the ``known`` workspaces.
+
+    Raises:
+        SelectionError: Names the nearest ones.
+    """
+    for name in names:
+        if name not in known:
+            raise SelectionError(
+                _no_such("workspace", name, known) + (f" (in {where})" if where else "")
+            )
+
+
+class Matches:
+    """What several workspaces hold for one selection: it is refused when none has what it names."""
+
+    def __init__(self) -> None:
+        self._experiments: list[tuple[str, str]] = []
+        self._models: dict[str, dict[int, list[str]]] = {}
+        self._run_ids: set[str] = set()
+
+    def add(
+        self,
+        *,
+        experiments: Iterable[tuple[str, str]],
+        models: Mapping[str, Mapping[int, Collection[str]]],
+        run_ids: Iterable[str] = (),
+    ) -> None:
+        """Add what one of them holds; arguments as of :func:`require_matches`."""
+        self._experiments += experiments
+        self._run_ids.update(run_ids)
+        for name, versions in models.items():
+            known = self._models.setdefault(name, {})
+            for number, aliases in versions.items():
+                known.setdefault(number, []).extend(aliases)
+
+    def require(self, selection: Selection, *, where: str = "") -> None:
+        """Refuse a selection of which a part names nothing anywhere.
+
+        Raises:
+            SelectionError: As :func:`require_matches`.
+        """
+        require_matches(
+            selection,
+            experiments=self._experiments,
+            models=self._models,
+            run_ids=self._run_ids,
+            where=where,
+        )
+
+
+def require_distinct(noun: str, names: list[str], renames: Mapping[str, str]) -> None:
+    """Refuse a new name that another one of ``names`` has or gets: both would be mixed up."""
+    taken: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: name in renames):
+        new = renames.get(name, name)
+        if taken.setdefault(new, name) != name:
+            raise SelectionError(
+                f"two {noun}s would be named {new!r}: {taken[new]!r} and {name!r}",
+                hint=f"give one of them another name with --rename-{noun}",
+            )
 
 
 def _unmatched_experiments(

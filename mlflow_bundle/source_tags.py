@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 import msgspec
 
 from mlflow_bundle.contracts import SourceInfo
-from mlflow_bundle.entities import Run
+from mlflow_bundle.entities import Run, database_fields
 
 PREFIX = "mlflow_export_import"
 _MLFLOW = "mlflow."
@@ -34,7 +34,7 @@ def source_tags(
     if experiment_name:
         tags[f"{PREFIX}.metadata.experiment_name"] = experiment_name
     for field, value in msgspec.structs.asdict(run.info).items():
-        if value is not None:
+        if value is not None and field not in database_fields(type(run.info)):
             tags[f"{PREFIX}.run_info.{field}"] = str(value)
     for key, value in run.tags.items():
         if key.startswith(_MLFLOW):

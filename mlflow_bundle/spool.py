@@ -42,10 +42,16 @@ class Spool:
         self._database.execute("CREATE INDEX selected_id ON selected (kind, id)")
 
     def add(self, rows: Iterable[Selected]) -> None:
-        """Add entities; one that is there already is replaced."""
+        """Add entities, all or none; one that is there already is replaced."""
         with self._lock:
             self._database.execute("BEGIN")
-            self._database.executemany("INSERT OR REPLACE INTO selected VALUES (?,?,?,?,?)", rows)
+            try:
+                self._database.executemany(
+                    "INSERT OR REPLACE INTO selected VALUES (?,?,?,?,?)", rows
+                )
+            except BaseException:
+                self._database.execute("ROLLBACK")
+                raise
             self._database.execute("COMMIT")
 
     def find(self, kind: str, id: str) -> Selected | None:

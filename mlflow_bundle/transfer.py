@@ -14,8 +14,9 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from mlflow_bundle.contracts import Content, Sink, Source
-from mlflow_bundle.entities import RECORDS, Entity
+from mlflow_bundle.entities import Entity
 from mlflow_bundle.errors import ConflictError, ServerError
+from mlflow_bundle.kinds import ALL_KINDS
 from mlflow_bundle.progress import Progress, SilentProgress
 from mlflow_bundle.report import Report
 from mlflow_bundle.selection import Selection
@@ -32,6 +33,7 @@ def transfer(
     jobs: int = 8,
     examine_first: bool = False,
     progress: Progress | None = None,
+    inside: Callable[[], None] | None = None,
 ) -> None:
     """Move ``selection`` from ``source`` to ``sink``; ``report`` tells what happened.
 
@@ -43,6 +45,8 @@ def transfer(
         jobs: Entities at once, where the sink allows it.
         examine_first: Whether every conflict is found before anything is written.
         progress: Told of objects and bytes.
+        inside: Called when everything of ``source`` is in ``sink``, before that is finished: moves
+            what else lies inside it, the workspaces of a bundle.
 
     Raises:
         SelectionError: Something asked for does not exist.
@@ -54,32 +58,92 @@ def transfer(
     try:
         progress.start("listing")
         source.select(selection, report)
-        report.source = source.info.uri
-        sink.begin(source.info, selection)
-        side_by_side = jobs if sink.concurrent and source.random_access else 1
-        if examine_first or report.dry_run:
-            lost_before = list(report.losses)
-            _reserve_all(source, sink, report, jobs, dry=True)
-            contents = source.iter_contents(listing_only=True)
-            _each(contents, lambda content: _examine(sink, content, report), side_by_side)
-            if report.dry_run:
-                return
-            if report.conflicts:
-                raise ConflictError(
-                    f"{len(report.conflicts)} conflicts, nothing was written; the first: "
-                    f"{report.conflicts[0]}",
-                    hint="--dry-run lists them all; --on-conflict skip or update goes on",
-                )
-            report.start_over(lost_before)
-        _reserve_all(source, sink, report, jobs)
-        progress.start("moving", sum(report.planned[kind] for kind in RECORDS), None)
-        _each(source.iter_contents(), lambda content: _put(sink, content, report), side_by_side)
-        sink.finish()
+        carry(
+            source,
+            sink,
+            selection,
+            report,
+            jobs=jobs,
+            examine_first=examine_first,
+            progress=progress,
+            inside=inside,
+        )
     except BaseException:
         sink.abort()
         raise
     finally:
         progress.close()
+
+
+def carry(
+    source: Source,
+    sink: Sink,
+    selection: Selection,
+    report: Report,
+    *,
+    jobs: int,
+    progress: Progress,
+    examine_first: bool = False,
+    inside: Callable[[], None] | None = None,
+) -> None:
+    """Move what ``source`` has selected; arguments and errors as of :func:`transfer`."""
+    report.source = source.info.uri
+    sink.begin(source.info, selection)
+    if examine_first or report.dry_run:
+        lost_before = list(report.losses)
+        _examine_all(source, sink, report, jobs)
+        if not report.dry_run:
+            refuse_conflicts(report)
+            report.start_over(lost_before)
+    if not report.dry_run:
+        _reserve_all(source, sink, report, jobs)
+        progress.start("moving", sum(report.planned[kind] for kind in ALL_KINDS), None)
+        at_once = _at_once(source, sink, jobs)
+        contents = source.iter_contents(
+            files="ahead" if sink.in_order else "open",
+            histories="encoded" if sink.takes_encoded_histories else True,
+            wanted=sink.wants,
+        )
+        _each(contents, lambda content: _put(sink, content, report), at_once)
+    if inside is not None:
+        inside()
+    if not report.dry_run:
+        sink.finish()
+
+
+def examine(source: Source, sink: Sink, selection: Selection, report: Report, *, jobs: int) -> None:
+    """Tell ``report`` what of the selected is in ``sink`` already, and every conflict.
+
+    Nothing is written. The sink is of no other use afterwards.
+    """
+    report.source = source.info.uri
+    sink.begin(source.info, selection)
+    _examine_all(source, sink, report, jobs)
+
+
+def refuse_conflicts(report: Report) -> None:
+    """Refuse to write when there is a conflict.
+
+    Raises:
+        ConflictError: There is.
+    """
+    if report.conflicts:
+        raise ConflictError(
+            f"{len(report.conflicts)} conflicts, nothing was written; the first: "
+            f"{report.conflicts[0]}",
+            hint="--dry-run lists them all; --on-conflict skip or update goes on",
+        )
+
+
+def _at_once(source: Source, sink: Sink, jobs: int) -> int:
+    return jobs if sink.concurrent and source.random_access else 1
+
+
+def _examine_all(source: Source, sink: Sink, report: Report, jobs: int) -> None:
+    _reserve_all(source, sink, report, jobs, dry=True)
+    contents = source.iter_contents(files="list", histories=False)
+    at_once = _at_once(source, sink, jobs)
+    _each(contents, lambda content: _examine(sink, content, report), at_once)
 
 
 def _reserve_all(
@@ -117,7 +181,7 @@ def _examine(sink: Sink, content: Content, report: Report) -> None:
             raise
         report.lose(content.entity.kind, content.entity.id, exc.message)
         return
-    if report.dry_run:
+    if report.dry_run and sink.takes_files:
         report.plan("artifact", len(files), size=sum(file.size or 0 for file in files))
 
 
@@ -139,8 +203,13 @@ def _each(items: Iterable[ItemT], action: Callable[[ItemT], None], jobs: int) ->
     stop = threading.Event()
 
     def guarded(item: ItemT) -> None:
-        if not stop.is_set():
+        if stop.is_set():
+            return
+        try:
             action(item)
+        except BaseException:
+            stop.set()  # at once: the result may be looked at much later
+            raise
 
     pending: set[Future[None]] = set()
     pool = ThreadPoolExecutor(jobs, thread_name_prefix="mlflow-bundle-write")
