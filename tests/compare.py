@@ -142,14 +142,19 @@ class Snapshot:
 
 
 def snapshot(
-    tracking_uri: str, *, histories: bool = True, artifacts: bool = True, jobs: int = 8
+    tracking_uri: str,
+    *,
+    histories: bool = True,
+    artifacts: bool | Path = True,
+    jobs: int = 8,
 ) -> Snapshot:
     """Read everything.
 
     Args:
         tracking_uri: An http(s) URI.
         histories: Whether to read metric histories; latest values are read in any case.
-        artifacts: Whether to read artifacts of runs and logged models.
+        artifacts: Whether to read artifacts of runs and logged models; or the directory to which
+            the server relays them, where they are then read (old servers cannot send all names).
         jobs: Requests at once.
     """
     with ThreadPoolExecutor(jobs) as threads:
@@ -160,8 +165,12 @@ def snapshot(
         }
         experiment_ids = list(found["experiments"])
         found["runs"] = reader.runs(experiment_ids, histories)
-        found["logged_models"] = reader.logged_models(experiment_ids, found["runs"])
-        if artifacts:
+        found["logged_models"] = reader.logged_models(
+            experiment_ids, found["runs"], found["registered_models"]
+        )
+        if isinstance(artifacts, Path):
+            add_artifacts_on_disk(found, artifacts)
+        elif artifacts:
             reader.add_artifacts(found)
     return Snapshot(tracking_uri, {kind: found[kind] for kind in KINDS})
 
@@ -257,23 +266,40 @@ class _Reader:
         request = {"run_id": run_id, "metric_key": key, "max_results": HISTORY_PAGE}
         return [_point(r) for r in self._pages("GET", "metrics/get-history", "metrics", **request)]
 
-    def logged_models(self, experiment_ids: list[str], runs: dict[str, Json]) -> dict[str, Json]:
-        rows = self._pages(
-            "POST",
-            "logged-models/search",
-            "models",
-            experiment_ids=experiment_ids,
-            max_results=1000,
+    def logged_models(
+        self, experiment_ids: list[str], runs: dict[str, Json], registered: dict[str, Json]
+    ) -> dict[str, Json]:
+        rows = list(
+            self._pages(
+                "POST",
+                "logged-models/search",
+                "models",
+                experiment_ids=experiment_ids,
+                max_results=1000,
+            )
+            if self._knows_logged_models()
+            else ()
         )
         found = {row["info"]["model_id"]: _logged_model(row, deleted=False) for row in rows}
-        # Deleted ones are not listed, but runs still name them.
+        # Deleted ones are not listed, but runs and versions still name them.
         named = {model_id for run in runs.values() for model_id, _ in run["model_outputs"]}
         named |= {model_id for run in runs.values() for model_id in run["model_inputs"]}
+        named |= {
+            match[1]
+            for model in registered.values()
+            for version in model["versions"].values()
+            if (match := re.fullmatch(r"models:/(m-\w+)", version["source"]))
+        }
         for model_id in sorted(named - found.keys()):
             with contextlib.suppress(RuntimeError):  # left dangling
                 row = self._get(f"logged-models/{model_id}", allow_deleted="true")["model"]
                 found[model_id] = _logged_model(row, deleted=True)
         return found
+
+    def _knows_logged_models(self) -> bool:
+        """MLflow before 3.0 does not; before 2.1 it does not tell its version either."""
+        reply = self._session.get(f"{self._uri}/version")
+        return reply.status_code == 200 and not reply.text.startswith("2.")
 
     def registered(self) -> dict[str, dict[str, Json]]:
         """Registered models and prompts: for the server one kind, told apart by a tag."""
@@ -286,6 +312,9 @@ class _Reader:
             for row in self._pages(
                 "GET", "registered-models/search", "registered_models", max_results=1000, **only
             ):
+                # Servers before 2.21 know no prompts, and list them among the others.
+                if not only and _values(row.get("tags")).get("mlflow.prompt.is_prompt") == "true":
+                    continue
                 models[row["name"]] = {
                     "name": row["name"],
                     "description": row.get("description", ""),
@@ -295,11 +324,13 @@ class _Reader:
                     "aliases": {a["alias"]: str(a["version"]) for a in row.get("aliases", [])},
                     "versions": {},
                 }
-            versions = list(
-                self._pages(
+            versions = [
+                row
+                for row in self._pages(
                     "GET", "model-versions/search", "model_versions", max_results=10_000, **only
                 )
-            )
+                if row["name"] in models
+            ]
             for row, place in zip(versions, self._each(self._download_uri, versions), strict=True):
                 models[row["name"]]["versions"][str(row["version"])] = {
                     "description": row.get("description", ""),
@@ -392,6 +423,24 @@ class _Reader:
             if reply.status_code != 200:
                 raise RuntimeError(f"GET {path!r} below {uri}: {reply.status_code}")
             yield from reply.iter_content(1 << 20)
+
+
+def add_artifacts_on_disk(found: Mapping[str, dict[str, Json]], directory: Path) -> None:
+    """As `_Reader.add_artifacts`, for a server that relays to a local directory."""
+    for owner in [*found["runs"].values(), *found["logged_models"].values()]:
+        root = directory / _proxied(owner["artifact_uri"])
+        owner["artifacts"] = {
+            path.relative_to(root).as_posix(): _content(path)
+            for path in root.rglob("*")
+            if path.is_file()
+        }
+
+
+def _content(path: Path) -> Json:
+    data = path.read_bytes()
+    if path.name == "MLmodel":
+        return {"size": len(data), "text": data.decode("utf-8", "replace")}
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
 
 
 def _repository(uri: str) -> Any:

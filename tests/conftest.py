@@ -16,6 +16,7 @@ import fcntl
 import os
 import pickle
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -38,6 +39,26 @@ os.environ |= {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # discard: nothing listens there
 }
+
+
+def _client_state() -> dict[str, object]:
+    """Where MLflow's own client in this process goes."""
+    tracking = sys.modules.get("mlflow.tracking._tracking_service.utils")
+    registry = sys.modules.get("mlflow.tracking._model_registry.utils")
+    return {
+        "MLFLOW_TRACKING_URI": os.environ.get("MLFLOW_TRACKING_URI"),
+        "MLFLOW_REGISTRY_URI": os.environ.get("MLFLOW_REGISTRY_URI"),
+        "tracking_uri": getattr(tracking, "_tracking_uri", None),
+        "registry_uri": getattr(registry, "_registry_uri", None),
+    }
+
+
+@pytest.fixture(autouse=True)
+def _client_is_left_as_it_was() -> Iterator[None]:
+    """Fail the test that leaves MLflow's client elsewhere, not one that comes after it."""
+    before = _client_state()
+    yield
+    assert _client_state() == before
 
 
 class LendServer(Protocol):
@@ -102,26 +123,67 @@ def empty_server(_pool: _Pool) -> Iterator[LendServer]:
         _pool.give_back(server, options)
 
 
-@pytest.fixture(scope="session")
-def _built_world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, World]:
-    """The world's database and artifacts in a directory, built once also under pytest-xdist."""
-    from tests.world import build_world
-
+def _once(
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    build: Callable[[MlflowServer], World],
+    start: Path | None = None,
+) -> tuple[Path, World]:
+    """A world's database and artifacts in a directory, built once also under pytest-xdist."""
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
-    directory = shared / "world"
-    record = shared / "world.pickle"
-    with (shared / "world.lock").open("w") as lock:
+    directory, record = shared / name, shared / f"{name}.pickle"
+    with (shared / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not record.exists():
+            if start is not None:
+                copy_server(start, directory)
             server = launch_server(directory)
             try:
-                world = build_world(server.uri)
+                world = build(server)
             finally:
                 server.stop()
             record.write_bytes(pickle.dumps(world))
     return directory, pickle.loads(record.read_bytes())
+
+
+def copy_server(source: Path, directory: Path) -> None:
+    """Copy what a stopped server holds to the directory of one to come."""
+    directory.mkdir(exist_ok=True)
+    shutil.copyfile(source / "mlflow.db", directory / "mlflow.db")
+    shutil.copytree(source / "artifacts", directory / "artifacts")
+
+
+@pytest.fixture(scope="session")
+def _built_world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, World]:
+    from tests.world import build_world
+
+    return _once(tmp_path_factory, "world", lambda server: build_world(server.uri))
+
+
+@pytest.fixture(scope="session")
+def _built_full_world(
+    _built_world: tuple[Path, World], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, World]:
+    from tests.world_genai import extend_world
+
+    directory, world = _built_world
+
+    def build(server: MlflowServer) -> World:
+        return extend_world(world.at(server.uri), database=server.database)
+
+    return _once(tmp_path_factory, "full-world", build, start=directory)
+
+
+@pytest.fixture(scope="session")
+def _built_genai_world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, World]:
+    from tests.world_genai import build_genai_world
+
+    def build(server: MlflowServer) -> World:
+        return build_genai_world(server.uri, database=server.database)
+
+    return _once(tmp_path_factory, "genai-world", build)
 
 
 @pytest.fixture(scope="session")
@@ -130,8 +192,7 @@ def source_server(
 ) -> Iterator[MlflowServer]:
     """A server that holds the world. For reading only: every test of the session shares it."""
     directory = tmp_path_factory.mktemp("source")
-    shutil.copyfile(_built_world[0] / "mlflow.db", directory / "mlflow.db")
-    shutil.copytree(_built_world[0] / "artifacts", directory / "artifacts")
+    copy_server(_built_world[0], directory)
     server = launch_server(directory)
     yield server
     server.stop()
@@ -141,6 +202,42 @@ def source_server(
 def world(_built_world: tuple[Path, World], source_server: MlflowServer) -> World:
     """What ``source_server`` holds, by name."""
     return _built_world[1].at(source_server.uri)
+
+
+@pytest.fixture(scope="session")
+def genai_server(
+    _built_genai_world: tuple[Path, World], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MlflowServer]:
+    """A server that holds the small world of MLflow 3's kinds. For reading only."""
+    directory = tmp_path_factory.mktemp("genai-source")
+    copy_server(_built_genai_world[0], directory)
+    server = launch_server(directory)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def genai_world(_built_genai_world: tuple[Path, World], genai_server: MlflowServer) -> World:
+    """What ``genai_server`` holds, by name."""
+    return _built_genai_world[1].at(genai_server.uri)
+
+
+@pytest.fixture(scope="session")
+def full_server(
+    _built_full_world: tuple[Path, World], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MlflowServer]:
+    """A server that holds everything: ``source_server``'s and ``genai_server``'s. Read only."""
+    directory = tmp_path_factory.mktemp("full-source")
+    copy_server(_built_full_world[0], directory)
+    server = launch_server(directory)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def full_world(_built_full_world: tuple[Path, World], full_server: MlflowServer) -> World:
+    """What ``full_server`` holds, by name."""
+    return _built_full_world[1].at(full_server.uri)
 
 
 @pytest.fixture(scope="session")
@@ -160,6 +257,21 @@ def filled_server(
     def lend() -> MlflowServer:
         server = empty_server()
         directory = _built_world[0]
+        server.reset(directory / "mlflow.db", directory / "artifacts")
+        return server
+
+    return lend
+
+
+@pytest.fixture
+def filled_genai_server(
+    empty_server: LendServer, _built_genai_world: tuple[Path, World]
+) -> Callable[[], MlflowServer]:
+    """``filled_genai_server()`` gives a copy of ``genai_server`` that may be written to."""
+
+    def lend() -> MlflowServer:
+        server = empty_server()
+        directory = _built_genai_world[0]
         server.reset(directory / "mlflow.db", directory / "artifacts")
         return server
 

@@ -10,6 +10,7 @@ Nothing here depends on ``mlflow_bundle``. Only process groups started here are 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import os
 import shutil
@@ -32,6 +33,9 @@ import urllib3
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
+
+ADMIN = ("admin", "a-password-of-ours")
+"""User and password of the administrator of a server with `basic_auth`."""
 
 _INITIALISE = """
 import sys
@@ -138,6 +142,7 @@ def start_server(
     app_name: str | None = None,
     python: str = sys.executable,
     access_log: bool = True,
+    workspaces: bool = False,
 ) -> Iterator[MlflowServer]:
     """Run an MLflow server on a free local port until the block ends.
 
@@ -153,6 +158,7 @@ def start_server(
         app_name: As ``mlflow server --app-name``, e.g. ``basic-auth``.
         python: Interpreter whose MLflow is served; another one for another MLflow version.
         access_log: Whether requests are logged (see `MlflowServer.requests`).
+        workspaces: As ``mlflow server --enable-workspaces`` (MLflow 3.10 and later).
 
     Raises:
         ServerStartError: The process ended, or did not answer in time.
@@ -166,6 +172,7 @@ def start_server(
         app_name=app_name,
         python=python,
         access_log=access_log,
+        workspaces=workspaces,
     )
     try:
         yield server
@@ -183,6 +190,7 @@ def launch_server(
     app_name: str | None = None,
     python: str = sys.executable,
     access_log: bool = True,
+    workspaces: bool = False,
     wait: bool = True,
 ) -> MlflowServer:
     """As `start_server`, for those who keep the server; the caller stops it.
@@ -203,10 +211,12 @@ def launch_server(
         log = directory / "server.log"
         process = _spawn(
             _command(python, port, workers, backend_uri, artifacts, artifact_directory, app_name)
+            + (["--enable-workspaces"] if workspaces else [])
             + _logging_options(directory, python, access_log),
             directory,
             log,
-            env,
+            # MLflow 2.0 starts the gunicorn that it finds there.
+            {"PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}", **(env or {})},
         )
         server = MlflowServer(
             uri=f"http://127.0.0.1:{port}",
@@ -230,6 +240,25 @@ def launch_server(
             raise
         return server
     raise AssertionError("unreachable")
+
+
+def basic_auth(directory: Path) -> dict[str, object]:
+    """Options of `launch_server` for a server with MLflow's basic authentication.
+
+    Its administrator is `ADMIN`; everybody may read everything that is not denied.
+    """
+    path = directory / "auth.ini"
+    path.write_text(
+        "[mlflow]\n"
+        "default_permission = READ\n"
+        "grant_default_workspace_access = true\n"
+        f"database_uri = sqlite:///{directory}/auth.db\n"
+        f"admin_username = {ADMIN[0]}\n"
+        f"admin_password = {ADMIN[1]}\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+    env = {"MLFLOW_FLASK_SERVER_SECRET_KEY": "secret", "MLFLOW_AUTH_CONFIG_PATH": str(path)}
+    return {"app_name": "basic-auth", "env": env}
 
 
 def prepare_directory(directory: Path | str, python: str = sys.executable) -> tuple[Path, Path]:
@@ -265,6 +294,29 @@ def wait_until_ready(server: MlflowServer, timeout_s: float = START_TIMEOUT_S) -
     server.stop()
     tail = "\n".join(server.log.read_text(errors="replace").splitlines()[-30:])
     raise ServerStartError(f"mlflow server did not answer at {server.uri}; its log ends:\n{tail}")
+
+
+@contextlib.contextmanager
+def tracking_uri(uri: str) -> Iterator[None]:
+    """Let MLflow's own client in this process use a server, its registry too, for a while.
+
+    ``mlflow.set_tracking_uri(mlflow.get_tracking_uri())`` would not undo it: what had come from
+    the environment would stay set, and both setters write to the environment.
+    """
+    import mlflow
+
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_registry_uri(None)  # type: ignore[arg-type]
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 def fast_session(connections: int = 32) -> requests.Session:
@@ -356,7 +408,14 @@ def _logging_options(directory: Path, python: str, access_log: bool) -> list[str
         ]
     path = directory / "logging.yaml"
     path.write_text(_LOG_CONFIG)
-    return ["--uvicorn-opts", f"--log-config '{path}'"]
+    return ["--uvicorn-opts", f"--log-config '{path}'{_patience(python)}"]
+
+
+def _patience(python: str) -> str:
+    """uvicorn ends workers that do not answer within five seconds: on a busy machine too soon."""
+    if python != sys.executable:
+        return ""  # older versions of it have no such option
+    return " --timeout-worker-healthcheck 120"
 
 
 def _spawn(
@@ -368,6 +427,11 @@ def _spawn(
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PYTHONWARNINGS": "ignore",
+        # Webhooks and icons of tests point to loopback addresses; nothing outside is reached.
+        "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+        "MLFLOW_ICON_URL_ALLOW_PRIVATE_IPS": "true",
+        # Without it each worker makes a key of its own and cannot read what another stored.
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(bytes(32)).decode(),
     }
     environment |= env or {}
     with log.open("wb") as output:
@@ -401,7 +465,13 @@ def _free_port() -> int:
 @lru_cache
 def mlflow_version(python: str = sys.executable) -> str:
     """Version of the MLflow that ``python`` would serve, without importing it."""
-    code = "from importlib.metadata import version; print(version('mlflow'))"
+    code = """
+from importlib.metadata import PackageNotFoundError, version
+try:
+    print(version("mlflow"))
+except PackageNotFoundError:
+    print(version("mlflow-skinny"))
+"""
     return subprocess.check_output([python, "-I", "-c", code], text=True).strip()
 
 

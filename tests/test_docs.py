@@ -50,7 +50,11 @@ def test_the_readme_shows_the_commands_of_the_main_job() -> None:
 
 
 @pytest.mark.parametrize("words", commands())
-def test_a_command_of_the_readme_parses(words: str) -> None:
+def test_a_command_of_the_readme_parses(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("users.csv").write_text("ana,ana.lopez@example.org\n")  # read when it is named
     name, *arguments = shlex.split(words.replace("[", "").replace("]", ""))
     command = bundle.get_command(click.Context(bundle), name)
     assert command is not None, name
@@ -67,6 +71,8 @@ def test_the_choices_that_the_readme_lists_are_those_of_the_option() -> None:
     listed = dict(re.findall(r"`(--[a-z-]+) \{([a-z,]+)\}`", README))
     assert set(listed) == {"--artifacts", "--on-conflict"}
     for parameter in parameters():
+        if "digest" in getattr(parameter.type, "choices", ()):
+            continue  # of the commands that compare
         if isinstance(parameter.type, click.Choice) and parameter.opts[0] in listed:
             assert listed[parameter.opts[0]].split(",") == list(parameter.type.choices)
 
@@ -75,7 +81,7 @@ def test_the_choices_that_the_readme_lists_are_those_of_the_option() -> None:
 def test_every_command_has_help_with_exit_codes_and_no_markup_left(name: str) -> None:
     done = CliRunner().invoke(bundle, [name, "--help"])
     assert done.exit_code == 0
-    assert re.search(r"^  Exit codes: 0 done, nothing lost; ", done.stdout, re.M)
+    assert re.search(r"^  Exit codes: 0 (done, nothing lost|equal); ", done.stdout, re.M)
     assert not re.search(r"[{}]", re.sub(r"\{[a-z|,]+\}", "", done.stdout))
 
 

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from mlflow_bundle import entities, provenance, report
-from mlflow_bundle.bundles import documents, sink
+from mlflow_bundle.bundles import documents, parts
+from mlflow_bundle.kinds import KINDS, Kind, NoItem
 
 SPEC = (Path(__file__).parent.parent / "spec" / "FORMAT.md").read_text(encoding="utf-8")
 
@@ -22,11 +23,18 @@ def section(number: str) -> str:
     return match[0]
 
 
+def document_section(kind: Kind) -> str:
+    """Number of the section of the document of a kind."""
+    match = re.search(rf"^### ([\d.]+) .*`{re.escape(kind.document)}`", SPEC, re.M)
+    assert match, f"FORMAT.md has no section for {kind.document}"
+    return match[1]
+
+
 def tables(number: str) -> list[list[tuple[str, str]]]:
     """Key and type of each row, table by table."""
     found: list[list[tuple[str, str]]] = []
     for line in section(number).splitlines():
-        if line.startswith("| key |"):
+        if line.startswith(("| key |", "| kind |")):
             found.append([])
         elif match := re.match(r"\| `(\w+)` \| ([^|]+) \|", line):
             found[-1].append((match[1], match[2].strip()))
@@ -52,6 +60,8 @@ def tables(number: str) -> list[list[tuple[str, str]]]:
         ("9.10", 1, documents.RegisteredModelBody),
         ("9.10", 2, documents.VersionDocument),
         ("9.11", 0, documents.ManifestDocument),
+        ("9.13", 1, documents.PlainDocument),
+        *((document_section(kind), 0, kind.record) for kind in KINDS.values()),
     ],
 )
 def test_a_table_has_the_keys_of_its_record_and_says_which_are_required(
@@ -98,12 +108,33 @@ def test_a_section_names_every_key_of_its_inner_objects(
             assert re.search(rf"\b{field.encode_name}\b", section(number)), field.encode_name
 
 
+def test_the_table_of_kinds_has_every_kind_and_its_place() -> None:
+    written = {
+        (match[1], match[2], match[3])
+        for match in re.finditer(
+            r"^\| `(\w+)` \| `([^`]+)` \| `([\w.]+)` \(", section("9.13"), re.M
+        )
+    }
+    above = {"experiment": "experiments/<experiment_id>/", "server": "", "bundle": ""}
+    assert written == {
+        (kind.name, above[kind.scope] + kind.directory, kind.document) for kind in KINDS.values()
+    }
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS.values() if kind.item is not NoItem])
+def test_a_section_names_every_key_of_its_items(kind: Kind) -> None:
+    for name in kind.item.__struct_fields__:
+        assert re.search(rf"`{name}`", section(document_section(kind))), name
+
+
 def test_the_numbers_of_the_text_are_those_of_the_code() -> None:
+    for size in (parts.INLINE_ITEM_BYTES, parts.ITEM_PART_BYTES):
+        assert f"{size:,}".replace(",", " ") in section("9.13")
     text = section("9.7")
     for number in (
-        sink.INLINE_POINTS_PER_KEY,
-        sink.INLINE_POINTS_PER_RUN,
-        sink.POINTS_PER_PART,
+        parts.INLINE_POINTS_PER_KEY,
+        parts.INLINE_POINTS_PER_RUN,
+        parts.POINTS_PER_PART,
     ):
         assert f"{number:,}".replace(",", " ") in text
     assert f"documents: {documents.DOCUMENTS_VERSION}" in SPEC

@@ -27,6 +27,7 @@ import json
 import math
 import random
 import tempfile
+import threading
 import urllib.parse
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -34,7 +35,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.servers import fast_session
+from tests.servers import fast_session, tracking_uri
 
 Json = dict[str, Any]
 Point = tuple[float, int, int]
@@ -106,6 +107,28 @@ class World:
     """Label to name."""
     prompts: Mapping[str, str] = field(default_factory=dict)
     """Label to name."""
+    traces: Mapping[str, str] = field(default_factory=dict)
+    """Label to trace_id."""
+    spans: Mapping[str, str] = field(default_factory=dict)
+    """``<trace label>/<span name>`` to span_id, of spans that tests ask for."""
+    assessments: Mapping[str, str] = field(default_factory=dict)
+    """Label to assessment_id."""
+    issues: Mapping[str, str] = field(default_factory=dict)
+    """Label to issue_id."""
+    label_schemas: Mapping[str, str] = field(default_factory=dict)
+    """Label to schema_id."""
+    review_queues: Mapping[str, str] = field(default_factory=dict)
+    """Label to queue_id."""
+    scorers: Mapping[str, str] = field(default_factory=dict)
+    """Label to name."""
+    datasets: Mapping[str, str] = field(default_factory=dict)
+    """Label to dataset_id, of evaluation datasets."""
+    mcp_servers: Mapping[str, str] = field(default_factory=dict)
+    """Label to name."""
+    webhooks: Mapping[str, str] = field(default_factory=dict)
+    """Label to webhook_id."""
+    gateway: Mapping[str, str] = field(default_factory=dict)
+    """``<kind>/<label>`` to id: secrets, models, endpoints, guardrails, budgets."""
 
     def at(self, tracking_uri: str) -> World:
         """The same world, served elsewhere."""
@@ -132,21 +155,16 @@ def build_world(tracking_uri: str) -> World:
     registered_models(build)
     prompts(build)
     deleted_experiment(build)
-    return World(
-        tracking_uri=tracking_uri,
-        experiments=build.experiments,
-        experiment_names=build.experiment_names,
-        runs=build.runs,
-        logged_models=build.logged_models,
-        registered_models=build.registered_models,
-        prompts=build.prompts,
-    )
+    return build.world()
+
+
+_MAPS = {f.name for f in dataclasses.fields(World)} - {"tracking_uri"}
 
 
 class _Build:
     """The REST calls, and what has been made so far."""
 
-    def __init__(self, tracking_uri: str) -> None:
+    def __init__(self, tracking_uri: str, workspace: str | None = None) -> None:
         self.uri = tracking_uri.rstrip("/")
         self.experiments: dict[str, str] = {}
         self.experiment_names: dict[str, str] = {}
@@ -154,12 +172,45 @@ class _Build:
         self.logged_models: dict[str, str] = {}
         self.registered_models: dict[str, str] = {}
         self.prompts: dict[str, str] = {}
+        self.traces: dict[str, str] = {}
+        self.assessments: dict[str, str] = {}
+        self.issues: dict[str, str] = {}
+        self.label_schemas: dict[str, str] = {}
+        self.review_queues: dict[str, str] = {}
+        self.scorers: dict[str, str] = {}
+        self.datasets: dict[str, str] = {}
+        self.mcp_servers: dict[str, str] = {}
+        self.webhooks: dict[str, str] = {}
+        self.gateway: dict[str, str] = {}
+        self.spans: dict[str, str] = {}
         self._session = fast_session()
+        if workspace is not None:
+            self._session.headers["X-MLFLOW-WORKSPACE"] = workspace
 
-    def call(self, path: str, *, method: str = "POST", **body: Any) -> Json:
-        reply = self._session.request(method, f"{self.uri}/api/2.0/mlflow/{path}", json=body)
-        if reply.status_code != 200:
+    @classmethod
+    def of(cls, world: World) -> _Build:
+        """Go on where ``world`` ended."""
+        build = cls(world.tracking_uri)
+        for name in _MAPS:
+            getattr(build, name).update(getattr(world, name))
+        return build
+
+    def world(self) -> World:
+        """All that has been made so far."""
+        made = {name: getattr(self, name) for name in _MAPS}
+        return World(tracking_uri=self.uri, **made)
+
+    def call(self, path: str, *, method: str = "POST", api: str = "2.0", **body: Any) -> Json:
+        """Send ``body`` as JSON; ``api="3.0"`` for kinds that came with MLflow 3."""
+        return self.send(method, f"api/{api}/mlflow/{path}", json=body)
+
+    def send(self, method: str, path: str, **options: Any) -> Json:
+        """Make any request; the answer is JSON, or nothing."""
+        reply = self._session.request(method, f"{self.uri}/{path}", **options)
+        if reply.status_code not in (200, 201):
             raise RuntimeError(f"{method} {path}: {reply.status_code} {reply.text[:500]}")
+        if "json" not in reply.headers.get("Content-Type", ""):
+            return {}
         answer: Json = reply.json()
         return answer
 
@@ -593,18 +644,13 @@ def pyfunc_model(build: _Build) -> None:
     """One model as MLflow itself logs it."""
     import mlflow
 
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(build.uri)
-    try:
-        with mlflow.start_run(experiment_id=build.experiments["prefix"], run_name="pyfunc") as run:
-            info = mlflow.pyfunc.log_model(
-                name="doubler",
-                python_model=_double,
-                pip_requirements=[],
-                input_example=None,
-            )
-    finally:
-        mlflow.set_tracking_uri(before)
+    with (
+        tracking_uri(build.uri),
+        mlflow.start_run(experiment_id=build.experiments["prefix"], run_name="pyfunc") as run,
+    ):
+        info = mlflow.pyfunc.log_model(
+            name="doubler", python_model=_double, pip_requirements=[], input_example=None
+        )
     build.runs["pyfunc"] = run.info.run_id
     build.logged_models["pyfunc"] = info.model_id
 
@@ -750,6 +796,7 @@ def prompts(build: _Build) -> None:
     for alias, number in (("production", 11), ("staging", 12), ("also", 11)):
         client.set_prompt_alias(text, alias, number)
     client.set_prompt_tag(text, "task", "greeting ünï")
+    wait_for_prompt_links()
     ids = f",{build.experiments['classic']},{build.experiments['number']},"
     build.call("registered-models/set-tag", name=text, key="_mlflow_experiment_ids", value=ids)
     build.call(
@@ -782,6 +829,17 @@ def prompts(build: _Build) -> None:
         tags=_pairs({**marks, "mlflow.prompt.text": "{{a}} ünï 😀", "_mlflow_prompt_type": "text"}),
     )
     client.register_prompt(name=build.prompts["single"], template="{{a}}", tags={"only": "one"})
+    wait_for_prompt_links()
+
+
+def wait_for_prompt_links() -> None:
+    """Wait until MLflow's client has told the server which experiment each new prompt is of.
+
+    ``register_prompt`` leaves that to a thread, which would still be asking a stopped server.
+    """
+    for thread in threading.enumerate():
+        if thread.name.startswith("link_prompt_to_experiment_thread"):
+            thread.join(60)
 
 
 def deleted_experiment(build: _Build) -> None:

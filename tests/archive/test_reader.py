@@ -17,8 +17,10 @@ from tests.archive.bundles import (
     flipped,
     large_members,
     noise,
+    read_stream,
     text,
 )
+from tests.vectors.forge import Bundle, Group, Record, part
 
 
 def reader_of(data: bytes, **limits: int) -> ArchiveReader:
@@ -260,6 +262,44 @@ def test_verify_finds_a_file_that_is_also_a_directory() -> None:
         writer.finish()
     problems = ArchiveReader(out).verify().problems
     assert [str(problem) for problem in problems] == ["a: is both a file and a directory"]
+
+
+OVERLAPPING = {
+    "a member comes between those of a group": [["a", "c"], ["b"]],
+    "a path in two groups": [["a", "b"], ["b", "c"]],
+    "nodes": [["a"], ["d"], ["b"], ["c"]],
+}
+
+
+@pytest.mark.parametrize("paths", OVERLAPPING.values(), ids=OVERLAPPING)
+def test_groups_that_overlap_are_refused_by_all_readers(paths: list[list[str]]) -> None:
+    forged = [Group([Record(path, path.encode()) for path in group]) for group in paths]
+    data = Bundle(forged, fanout=2).build()
+    reader = reader_of(data)
+    with pytest.raises(CorruptFrameError, match="overlap"):
+        list(reader.iter_members())
+    assert "overlap" in str(reader.verify().problems[0])
+    with pytest.raises(CorruptFrameError, match="out of order"):
+        read_stream(data)
+
+
+def test_a_path_that_a_group_and_a_part_share_is_refused_by_all_readers() -> None:
+    long = Record("b", b"1234")
+    data = Bundle([Group([Record("a"), long]), part(long, 0, 2), part(long, 2, 2)]).build()
+    reader = reader_of(data)
+    with pytest.raises(CorruptFrameError, match="groups overlap"):
+        list(reader.iter_members())
+    assert "groups overlap" in str(reader.verify().problems[0])
+    with pytest.raises(CorruptFrameError, match="out of order"):
+        read_stream(data)
+
+
+def test_nodes_of_three_levels_that_overlap_are_refused() -> None:
+    forged = [Group([Record(path, path.encode())]) for path in "acegbdfh"]
+    reader = reader_of(Bundle(forged, fanout=2).build())
+    with pytest.raises(CorruptFrameError, match="nodes overlap"):
+        list(reader.iter_members())
+    assert "overlap" in str(reader.verify().problems[0])
 
 
 def test_many_threads_read_at_once(tmp_path: Path) -> None:

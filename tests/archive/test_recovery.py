@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
@@ -37,6 +38,9 @@ from tests.archive.bundles import (
     noise,
     text,
 )
+from tests.vectors.forge import Bundle, Group, Record, part
+
+VECTORS = Path(__file__).parents[1] / "vectors"
 
 
 @functools.cache
@@ -257,6 +261,52 @@ def test_a_damaged_first_frame_needs_a_header_from_the_caller() -> None:
     assert problems
 
 
+def test_a_first_frame_of_another_bundle_needs_a_header_from_the_caller() -> None:
+    data = (VECTORS / "header-of-another-bundle.mlbundle").read_bytes()
+    with pytest.raises(CorruptFrameError, match="belongs to the bundle"):
+        recover(io.BytesIO(data), io.BytesIO())
+    out = io.BytesIO()
+    result = recover(io.BytesIO(data), out, header=b"{}")
+    assert "belongs to the bundle" in str(result.problems[0])
+    assert result.members == 4
+    assert ArchiveReader(out).verify().problems == []
+
+
+def test_a_file_with_the_path_of_a_directory_is_lost() -> None:
+    paths = ["a/b/c", "a/b", "a/e", "d/b", "a", "b", "e"]
+    records = [Record(path, path.encode()) for path in paths]
+    forged = [Group(records[:3]), Group(records[3:])]
+    out = io.BytesIO()
+    result = recover(io.BytesIO(Bundle(forged).build()), out)
+    assert [str(p) for p in result.problems] == [
+        f"{path}: is both a file and a directory" for path in ("a/b", "a")
+    ]
+    saved = ArchiveReader(out)
+    assert [member.path for member in saved.iter_members()] == ["a/b/c", "a/e", "d/b", "b", "e"]
+    assert saved.verify().problems == []
+
+
+def test_groups_that_overlap_are_passed_over() -> None:
+    forged = [Group([Record("a"), Record("b", b"1")]), Group([Record("b", b"2")])]
+    out = io.BytesIO()
+    result = recover(io.BytesIO(Bundle(forged).build()), out)
+    assert "group is out of order" in str(result.problems[0])
+    saved = ArchiveReader(out)
+    assert saved.read("b") == b"1"
+    assert saved.verify().problems == []
+
+
+def test_a_part_behind_its_member_is_passed_over() -> None:
+    long = Record("b", b"1234")
+    for before in ([Group([Record("a"), long])], [part(long, 0, 2), part(long, 2, 2)]):
+        out = io.BytesIO()
+        result = recover(io.BytesIO(Bundle([*before, part(long, 3, 1)]).build()), out)
+        assert "b: a part of the member is missing" in str(result.problems[0])
+        saved = ArchiveReader(out)
+        assert saved.read("b") == b"1234"
+        assert saved.verify().problems == []
+
+
 def test_random_damage_never_ends_in_another_exception() -> None:
     members, data = sample()
     pick = random.Random(1)
@@ -266,3 +316,11 @@ def test_random_damage_never_ends_in_another_exception() -> None:
             bad = flipped(bad, pick.randrange(len(bad)), 1 << pick.randrange(8))
         contents, _ = recovered(bad, header=HEADER)
         assert contents.items() <= members.items()
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["body-missing-key", "path-parent", "part-missing-middle"])
+def test_a_group_that_is_whole_and_makes_no_sense_is_passed_over(name: str) -> None:
+    data = (VECTORS / f"{name}.mlbundle").read_bytes()
+    with contextlib.suppress(FormatError):
+        assert recover(io.BytesIO(data), io.BytesIO(), header=HEADER).problems

@@ -10,6 +10,7 @@ import io
 import math
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -21,9 +22,12 @@ from mlflow_bundle.contracts import (
     ArtifactFile,
     ArtifactTree,
     Content,
+    FileReading,
+    NoArtifacts,
     OpenedArtifact,
     Source,
     SourceInfo,
+    Wanted,
 )
 from mlflow_bundle.entities import (
     VERSION_KIND,
@@ -94,8 +98,20 @@ class MemorySource(Source):
             if content.entity.kind == kind:
                 yield content.entity
 
-    def iter_contents(self, *, listing_only: bool = False) -> Iterator[Content]:
-        yield from self._contents
+    def iter_contents(
+        self,
+        *,
+        files: FileReading = "open",
+        histories: bool = True,
+        wanted: Wanted | None = None,
+    ) -> Iterator[Content]:
+        for content in self._contents:
+            entity = content.entity
+            if wanted is not None and not wanted(entity.kind, entity.id, layout.parent_of(entity)):
+                continue
+            if files == "none":
+                content = replace(content, artifacts=NoArtifacts(), version_artifacts={})
+            yield content
 
 
 def write_bundle(

@@ -326,7 +326,7 @@ def test_extract_of_a_damaged_bundle_leaves_nothing(sample_file: Path, tmp_path:
 def test_runs_with_long_histories_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlflow_bundle.bundles.sink.INLINE_POINTS_PER_KEY", 2)
+    monkeypatch.setattr("mlflow_bundle.bundles.parts.INLINE_POINTS_PER_KEY", 2)
     bundle = memory.write_bundle(tmp_path / "b.mlbundle")
     tree = open_tree(str(bundle))
     copied = copying.extract(tree, open_writer(str(tmp_path / "t"), is_directory=True))
@@ -338,3 +338,25 @@ def test_runs_with_long_histories_are_counted(
     assert problems == [
         f'{RUN}/run.json: metric_parts["loss"][0]: metrics/loss/000001.json is missing or malformed'
     ]
+
+
+def test_a_directory_whose_uuid_is_none_is_not_copied(
+    sample_directory: Path, tmp_path: Path
+) -> None:
+    tree = shutil.copytree(sample_directory, tmp_path / "tree")
+    edit_json(tree / HEADER, uuid="x")
+    with pytest.raises(DocumentError, match=r"bundle\.json: uuid: expected a uuid, got 'x'"):
+        extracted(tree, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_directory_in_the_place_of_a_manifest_is_not_packed(
+    sample_directory: Path, tmp_path: Path
+) -> None:
+    tree = shutil.copytree(sample_directory, tmp_path / "tree")
+    (tree / "prompts/manifest.json").unlink()
+    (tree / "prompts/manifest.json").mkdir()
+    (tree / "prompts/manifest.json/file").write_bytes(b"1")
+    with pytest.raises(CorruptFrameError, match=r"^prompts/manifest\.json: is both a file and a"):
+        packed(tree, tmp_path / "out.mlbundle")
+    assert not (tmp_path / "out.mlbundle").exists()

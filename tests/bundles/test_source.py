@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -117,10 +118,24 @@ def test_alias_of_a_version_that_is_not_selected_is_right(tree: Path) -> None:
 def test_a_name_to_change_that_the_bundle_lacks_is_refused(sample_file: Path) -> None:
     source = BundleSource(open_tree(str(sample_file)), name="sample")
     try:
-        source.require_names([], [])
+        source.check_renames({}, {})
         with pytest.raises(SelectionError, match='no such model "nosuch"'):
-            source.require_names([], ["nosuch"])
+            source.check_renames({}, {"nosuch": "x"})
         with pytest.raises(SelectionError, match='no such experiment "nosuch"'):
-            source.require_names(["nosuch"], [])
+            source.check_renames({"nosuch": "x"}, {})
+    finally:
+        source.close()
+
+
+def test_a_new_name_that_two_would_have_is_refused(sample_file: Path) -> None:
+    source = BundleSource(open_tree(str(sample_file)), name="sample")
+    try:
+        source.select(Selection.all(), Report())
+        one, two, *_ = sorted(entity.id for entity in source.iter_entities("registered_model"))
+        source.check_renames({}, {one: two, two: one})
+        with pytest.raises(SelectionError, match=re.escape(f"'{two}' and '{one}'")):
+            source.check_renames({}, {one: two})
+        with pytest.raises(SelectionError, match="two models would be named 'x'"):
+            source.check_renames({}, {one: "x", two: "x"})
     finally:
         source.close()

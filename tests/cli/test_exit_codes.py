@@ -213,3 +213,16 @@ def test_a_locale_that_cannot_hold_a_name_is_one_line(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
     assert "the locale's encoding, ascii, cannot hold this name" in result.stderr
     assert [entry.name for entry in tmp_path.iterdir()] == ["b.mlbundle"]
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from mlflow_bundle.cli.exit_codes import run_command\n"
+        "with run_command():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    signal.pause()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.returncode == 130
+    assert ended.stderr.startswith("Stopped: interrupted")

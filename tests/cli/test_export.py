@@ -15,7 +15,7 @@ import pytest
 from mlflow_bundle.cli.progress import format_bytes
 from tests.compare import row_dump
 from tests.conftest import LendServer
-from tests.servers import MlflowServer
+from tests.servers import ADMIN, MlflowServer, basic_auth
 from tests.transfer.commands import Done, command, export, finished, import_, process
 from tests.transfer.small import LARGE_BYTES, Small
 
@@ -98,6 +98,7 @@ def test_json_is_one_object_with_every_field_typed(
         "bytes": int,
         "requests": int,
         "duration_s": float,
+        "stopped": bool,
         "exit_code": int,
     }
     assert {key: type(value) for key, value in report.items()} == types
@@ -226,7 +227,7 @@ def test_an_unknown_host(tmp_path: Path) -> None:
     one_clear_line(done, "http://no.such.invalid")
 
 
-@pytest.mark.parametrize("uri", ["sqlite:///x.db", "file:///tmp", "nonsense"])
+@pytest.mark.parametrize("uri", ["oracle://host/x", "file:///tmp", "nonsense"])
 def test_a_tracking_uri_that_is_no_server(tmp_path: Path, uri: str) -> None:
     done = command("export-all", "--tracking-uri", uri, "-o", tmp_path / "f", expect=None)
     one_clear_line(done, uri, "http://", code=2)
@@ -254,34 +255,15 @@ def test_a_server_that_is_no_mlflow(web_server: str, tmp_path: Path) -> None:
 
 
 def test_wrong_credentials(empty_server: LendServer, tmp_path: Path) -> None:
-    server = empty_server(
-        app_name="basic-auth",
-        env={
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": "secret",
-            "MLFLOW_AUTH_CONFIG_PATH": str(auth_config(tmp_path)),
-        },
-    )
+    server = empty_server(**basic_auth(tmp_path))
     words = ["export-all", "--tracking-uri", server.uri, "-o", tmp_path / "f.mlbundle"]
     one_clear_line(command(*words, expect=None), "401", "MLFLOW_TRACKING_USERNAME")
     wrong = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "wrong"}
     one_clear_line(command(*words, expect=None, env=wrong), "401")
     assert not (tmp_path / "f.mlbundle").exists()
-    right = {"MLFLOW_TRACKING_USERNAME": "admin", "MLFLOW_TRACKING_PASSWORD": "a-password-of-ours"}
+    right = {"MLFLOW_TRACKING_USERNAME": ADMIN[0], "MLFLOW_TRACKING_PASSWORD": ADMIN[1]}
     command(*words, env=right)
     assert (tmp_path / "f.mlbundle").exists()
-
-
-def auth_config(directory: Path) -> Path:
-    path = directory / "auth.ini"
-    path.write_text(
-        "[mlflow]\n"
-        "default_permission = READ\n"
-        f"database_uri = sqlite:///{directory}/auth.db\n"
-        "admin_username = admin\n"
-        "admin_password = a-password-of-ours\n"
-        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
-    )
-    return path
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,12 @@ def test_dry_run_tells_the_plan_and_changes_nothing(
     assert done.report["done"] == {}
     assert row_dump(server.database) == rows
     assert [path for path in server.artifact_directory.rglob("*") if path.is_file()] == []
+    assert "artifact" not in done.report["present"]
+
+    import_(server, small_bundle)
+    again = import_(server, small_bundle, "--dry-run")
+    assert again.report["present"] == +Counter(again.report["planned"])
+    assert again.report["bytes"] == 0
 
 
 def test_strict_counts_adjustments_as_losses(small_bundle: Path, empty_server: LendServer) -> None:

@@ -25,7 +25,7 @@ def test_overview_shows_facts_tables_totals_and_losses(sample: Path) -> None:
     assert result.exit_code == 0, result.output
     lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
     assert "source: http://localhost:5000 (MLflow 3.17.2)" in lines
-    assert "iris 1 2 (1 lost) 1 11 1.13 MB" in lines
+    assert "iris 1 2 (1 lost) 1 0 11 1.13 MB" in lines
     assert "sklearn_iris 3 champion models:/m-1" in lines
     assert "sklearn_iris 10 s3://elsewhere/model" in lines
     assert "greeting 1" in lines
@@ -46,6 +46,7 @@ def test_json_is_one_object(sample: Path) -> None:
         "runs": 2,
         "failed_runs": 1,
         "logged_models": 1,
+        "traces": 0,
         "artifacts": 11,
         "artifact_bytes": 1125223,
     }
@@ -59,7 +60,7 @@ def test_path_lists_members_with_sizes(sample: Path) -> None:
     result = CliRunner().invoke(bundle, ["list", str(sample), "experiments/1/logged_models/"])
     assert [line.split() for line in result.stdout.splitlines()] == [
         ["14", "experiments/1/logged_models/m-1/artifacts/MLmodel"],
-        ["590", "experiments/1/logged_models/m-1/logged_model.json"],
+        ["629", "experiments/1/logged_models/m-1/logged_model.json"],
     ]
 
 

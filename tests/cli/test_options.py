@@ -378,3 +378,28 @@ def test_a_command_may_list_only_the_codes_it_can_return() -> None:
 
     assert isinstance(command, BundleCommand)
     assert command.epilog == "Exit codes: 0 done, nothing lost; 4 damaged or refused bundle."
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90", 90),
+        ("45s", 45),
+        ("5m", 300),
+        ("5min", 300),
+        ("1.5h", 5400),
+        ("2h30m", 9000),
+        ("0", 0),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse([options.retry_for_option], "--retry-for", text)["retry_for_s"] == seconds
+
+
+def test_a_server_is_waited_for_five_minutes_by_default() -> None:
+    assert parse([options.retry_for_option])["retry_for_s"] == 300
+
+
+@pytest.mark.parametrize("text", ["", "soon", "5 m", "-1", "1d", "5m1h", "s"])
+def test_what_is_no_duration_is_a_usage_error(text: str) -> None:
+    assert "is not a duration" in refuse([options.retry_for_option], f"--retry-for={text}")

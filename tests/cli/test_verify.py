@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from mlflow_bundle.archive import scan_groups
 from mlflow_bundle.cli.main import bundle
 from tests.bundles.memory import write_bundle
 
@@ -55,3 +56,30 @@ def test_directory_is_checked_as_it_lies(tmp_path: Path) -> None:
         "models/manifest.json: ok_models: names models/sklearn_iris/model.json, which is missing"
         in result.stdout
     )
+
+
+def test_quick_sees_damage_of_the_directory_and_not_of_content(sample: Path) -> None:
+    sound = CliRunner().invoke(bundle, ["verify", str(sample), "--quick"])
+    assert sound.exit_code == 0, sound.output
+    assert f"{sample}: sound as far as its directory tells" in sound.stdout
+    assert "33 members" in sound.stdout
+    data = sample.read_bytes()
+    with sample.open("rb") as stream:
+        group, page = next(iter(scan_groups(stream).iter_groups()))
+    in_data = group.preamble.offset + len(page) + 10
+    in_trailer = data.rindex(b"MLBT") + 20
+    for offset, code in ((in_data, 0), (group.preamble.offset + 80, 4), (in_trailer, 4)):
+        damaged = bytearray(data)
+        damaged[offset] ^= 0xFF
+        sample.write_bytes(damaged)
+        result = CliRunner().invoke(bundle, ["verify", str(sample), "--quick"])
+        assert result.exit_code == code, (offset, result.output)
+    sample.write_bytes(data[: len(data) // 2])
+    assert CliRunner().invoke(bundle, ["verify", str(sample), "--quick"]).exit_code == 4
+
+
+def test_quick_compares_with_no_server(sample: Path) -> None:
+    words = ["verify", str(sample), "--quick", "--against", "http://127.0.0.1:1"]
+    refused = CliRunner().invoke(bundle, words)
+    assert refused.exit_code == 2
+    assert "not with --quick" in refused.output

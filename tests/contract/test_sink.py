@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,11 +12,13 @@ from mlflow_bundle.bundles.opening import open_writer
 from mlflow_bundle.bundles.sink import BundleSink
 from mlflow_bundle.contracts import Content, Sink
 from mlflow_bundle.entities import RECORDS
-from mlflow_bundle.errors import SourceError
+from mlflow_bundle.errors import SinkError, SourceError
+from mlflow_bundle.importing import ImportOptions
 from mlflow_bundle.report import Report
-from mlflow_bundle.rest.destination import ImportOptions
 from mlflow_bundle.rest.sink import RestSink
 from mlflow_bundle.selection import Selection
+from mlflow_bundle.sql.artifacts import ArtifactStore
+from mlflow_bundle.sql.sink import SqlSink
 from mlflow_bundle.transfer import transfer
 from tests.bundles.memory import MemorySource, sample
 from tests.conftest import LendServer
@@ -25,7 +28,7 @@ pytestmark = pytest.mark.server
 MakeSink = Callable[[Report], Sink]
 
 
-@pytest.fixture(params=["file", "directory", "rest"])
+@pytest.fixture(params=["file", "directory", "rest", "sql"])
 def make(
     request: pytest.FixtureRequest, empty_server: LendServer, tmp_path: Path
 ) -> Iterator[MakeSink]:
@@ -35,6 +38,12 @@ def make(
     def make(report: Report) -> Sink:
         if server is not None:
             made.append(RestSink(server.uri, report, options=ImportOptions()))
+        elif request.param == "sql":
+            for earlier in made:
+                earlier.close()  # one at a time holds the lock
+            store = ArtifactStore(artifacts_destination=str(tmp_path / "files"), error=SinkError)
+            uri = f"sqlite:///{tmp_path}/mlflow.db"
+            made.append(SqlSink(uri, report, options=ImportOptions(), artifact_store=store))
         else:
             directory = request.param == "directory"
             name = "tree" if directory else "f.mlbundle"
@@ -50,7 +59,7 @@ def make(
 class Failing(MemorySource):
     """Fails as a whole after some contents."""
 
-    def iter_contents(self, *, listing_only: bool = False) -> Iterator[Content]:
+    def iter_contents(self, **options: Any) -> Iterator[Content]:
         for number, content in enumerate(super().iter_contents()):
             if number == 4:
                 raise SourceError("the server is away")

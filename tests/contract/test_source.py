@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,17 +15,21 @@ from mlflow_bundle.bundles.opening import open_tree
 from mlflow_bundle.bundles.source import BundleSource
 from mlflow_bundle.contracts import Source
 from mlflow_bundle.entities import RECORDS, Experiment, LoggedModel, Run
-from mlflow_bundle.errors import SelectionError
+from mlflow_bundle.errors import SelectionError, SourceError
+from mlflow_bundle.filestore.source import FileStoreSource
 from mlflow_bundle.report import Report
 from mlflow_bundle.rest.source import RestSource
 from mlflow_bundle.selection import Selection, parse_experiments
+from mlflow_bundle.sql.artifacts import ArtifactStore
+from mlflow_bundle.sql.source import SqlSource
 from tests.bundles.memory import MemorySource, sample, write_bundle
+from tests.filestore.filled import fill
 from tests.transfer.commands import command
 from tests.transfer.small import build_small
 
 pytestmark = pytest.mark.server
 
-KINDS = ("file", "directory", "memory", "rest")
+KINDS = ("file", "directory", "memory", "rest", "sql", "filestore")
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +42,19 @@ def make(tmp_path_factory: pytest.TempPathFactory, _pool) -> Iterator[Callable[[
     def make(kind: str) -> Source:
         if kind == "memory":
             return MemorySource(sample())
-        if kind == "rest":
+        if kind == "filestore":
+            if not (directory / "mlruns").exists():
+                fill(directory / "mlruns")
+            return FileStoreSource(directory / "mlruns", store=ArtifactStore(error=SourceError))
+        if kind in ("rest", "sql"):
             if not servers:
                 servers.append(_pool.borrow({}))
                 build_small(servers[0].uri)
-            return RestSource(servers[0].uri)
+            if kind == "rest":
+                return RestSource(servers[0].uri)
+            artifacts = str(servers[0].artifact_directory)
+            store = ArtifactStore(artifacts_destination=artifacts, error=SourceError)
+            return SqlSource(f"sqlite:///{servers[0].database}", open_tree=store.tree)
         return BundleSource(open_tree(str(directory / {"file": "f.mlbundle"}.get(kind, "tree"))))
 
     yield make
@@ -75,15 +88,37 @@ def test_entities_and_contents_are_the_same(source: Source) -> None:
     assert sorted(again) == sorted(listed)
     contents = {
         (content.entity.kind, content.entity.id)
-        for content in source.iter_contents(listing_only=True)
+        for content in source.iter_contents(files="list", histories=False)
+        if content.entity.kind in RECORDS
     }
     assert contents == listed
+
+
+def test_only_what_is_wanted_comes_and_files_only_when_asked_for(source: Source) -> None:
+    source.select(Selection.all(), Report())
+    wanted = {entity.id for entity in source.iter_entities(Run.kind)}
+    wanted.pop()
+    contents = list(
+        source.iter_contents(
+            files="none", wanted=lambda kind, id, parent: kind == Run.kind and id in wanted
+        )
+    )
+    assert {content.entity.id for content in contents} == wanted
+    assert not any(content.artifacts.files() for content in contents)
+    listed = [
+        (content.entity.id, file.path)
+        for content in source.iter_contents(files="list")
+        for file in content.artifacts.files()
+    ]
+    assert len(listed) > 4
 
 
 def test_what_is_planned_is_what_comes(source: Source) -> None:
     report = Report()
     source.select(Selection.all(), report)
-    counted = Counter(content.entity.kind for content in source.iter_contents(listing_only=True))
+    counted = Counter(
+        content.entity.kind for content in source.iter_contents(files="list", histories=False)
+    )
     for kind in RECORDS:
         assert report.planned[kind] == counted[kind], kind
 
@@ -128,6 +163,10 @@ def test_what_does_not_exist_is_refused(make: Callable[[str], Source], kind: str
     with pytest.raises(SelectionError, match="no such experiment"):
         source.select(selection, Report())
     source.close()
+    source = make(kind)
+    source.select(replace(selection, run_ids=("0" * 32,), lenient=True), Report())
+    assert list(source.iter_contents()) == []
+    source.close()
 
 
 def test_a_file_and_a_directory_say_the_same(tmp_path: Path) -> None:
@@ -137,6 +176,8 @@ def test_a_file_and_a_directory_say_the_same(tmp_path: Path) -> None:
     for path in ("f.mlbundle", "tree"):
         source = BundleSource(open_tree(str(tmp_path / path)))
         source.select(Selection.all(), Report())
-        seen.append([content.entity for content in source.iter_contents(listing_only=True)])
+        seen.append(
+            [content.entity for content in source.iter_contents(files="list", histories=False)]
+        )
         source.close()
     assert seen[0] == seen[1]

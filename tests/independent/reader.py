@@ -1062,14 +1062,22 @@ class Bundle:
 
     def paths(self) -> Iterator[str]:
         """Yield the paths of all members in order."""
-        yield from self._walk(self.root.entries, self.root.level)
+        yield from self._walk(self.root.entries, self.root.level, None)
 
-    def _walk(self, entries: list[Entry], level: int) -> Iterator[str]:
-        for entry in entries:
+    def _walk(
+        self, entries: list[Entry], level: int, bound: tuple[bytes, int] | None
+    ) -> Iterator[str]:
+        """Yield the paths below some entries, all of which lie before ``bound``."""
+        for entry, following in zip(entries, [*entries, None][1:], strict=True):
+            behind = bound if following is None else following[:2]
             if level > 1:
-                yield from self._walk(self._node(entry, level - 1), level - 1)
+                below = self._node(entry, level - 1)
+                need(behind is None or below[-1][:2] < behind, "nodes overlap")
+                yield from self._walk(below, level - 1, behind)
             elif entry[1] == 0:  # further parts are found from the first
                 group = self._group(entry)
+                last = (group.members[-1].key, 0)
+                need(behind is None or last < behind, "groups overlap")
                 if group.span is None or not self._end(group).void:
                     yield from [member.path for member in group.members]
 

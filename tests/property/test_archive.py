@@ -20,8 +20,10 @@ from mlflow_bundle.archive import (
     unescape_path,
     validate_path,
 )
+from mlflow_bundle.archive.header import encode_header_frame
 from mlflow_bundle.errors import FormatError, UnsafePathError
-from tests.archive.bundles import HEADER, READERS, SMALL, Members, bundle
+from tests.archive.bundles import HEADER, MTIME_NS, READERS, SMALL, Members, bundle
+from tests.archive.test_recovery import go_on
 
 NAMES = st.text(
     alphabet=st.one_of(
@@ -121,6 +123,22 @@ def test_a_tree_round_trips_through_both_readers(tree: Members) -> None:
     for read in READERS.values():
         assert read(data) == tree
     assert ArchiveReader(io.BytesIO(data)).verify().problems == []
+
+
+@SETTINGS
+@given(TREES, st.integers(0, 40), st.data())
+def test_a_tree_cut_anywhere_is_resumed_to_the_same_bytes(
+    tree: Members, large: int, data: st.DataObject
+) -> None:
+    # Many small members, so that there are several groups.
+    tree |= {f"~many/{n:05}": b"%d" % n for n in range(large * 100)}
+    tree = dict(sorted(tree.items(), key=lambda member: order_key(member[0])))
+    whole = bundle(tree)
+    first_frame = len(encode_header_frame(HEADER, MTIME_NS))
+    complete = whole.rindex(b"\x5e\x2a\x4d\x18")  # without its seek table it is whole, too
+    stream = io.BytesIO(whole[: data.draw(st.integers(first_frame, complete - 1))])
+    go_on(stream, tree)
+    assert stream.getvalue() == whole
 
 
 SMALL_BUNDLE = bundle(SMALL)

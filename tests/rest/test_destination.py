@@ -4,20 +4,21 @@ from typing import Any, cast
 
 import pytest
 
+from mlflow_bundle.importing import ImportOptions, OnConflict
 from mlflow_bundle.progress import SilentProgress
 from mlflow_bundle.remap import Remap
 from mlflow_bundle.report import Report
-from mlflow_bundle.rest.destination import Destination, ImportOptions, OnConflict
+from mlflow_bundle.rest.destination import Destination
 
 
-def _destination(on_conflict: OnConflict = "skip") -> Destination:
+def _destination(on_conflict: OnConflict = "skip", **options: Any) -> Destination:
     unused = cast(Any, None)
     return Destination(
         session=unused,
         version=(3, 17, 2),
         report=Report(),
         remap=Remap(),
-        options=ImportOptions(on_conflict=on_conflict),
+        options=ImportOptions(on_conflict=on_conflict, **options),
         progress=SilentProgress(),
         files=unused,
     )
@@ -57,3 +58,24 @@ def test_a_reference_that_somebody_changed_here_is_a_conflict() -> None:
     here = {"mlflow.parentRunId": "another one"}
     assert _changed(to, here, {"mlflow.parentRunId": "parent here"}) == {}
     assert [conflict.field for conflict in to.report.conflicts] == ["tags.mlflow.parentRunId"]
+
+
+def test_tags_have_ids_and_users_of_here_and_those_asked_for() -> None:
+    to = _destination(users={"ana": "ana@there"}, extra_tags={"site": "berlin"})
+    to.remap.place("run", "r0", "r1")
+    tags = {
+        "mlflow.user": "ana",
+        "mlflow.parentRunId": "r0",
+        "owner": "ana",
+        "mlflow.trace.user": "ana",
+        "site": "rome",
+        "mlflow_bundle.state": "importing",
+    }
+    assert to.tags_of("run", tags) == {
+        "mlflow.user": "ana@there",
+        "mlflow.parentRunId": "r1",
+        "owner": "ana",
+        "mlflow.trace.user": "ana",
+        "site": "berlin",
+    }
+    assert to.options.user_of("bo") == "bo"

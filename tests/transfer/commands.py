@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -89,6 +90,8 @@ def process(*words: str | Path, **options: Any) -> subprocess.Popen[bytes]:
     options.setdefault("stdout", subprocess.PIPE)
     options.setdefault("stderr", subprocess.PIPE)
     environment = {**os.environ, **options.pop("env", {})}
+    # Whoever started the tests in the background has Ctrl-C ignored.
+    options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     return subprocess.Popen(
         [sys.executable, "-m", "mlflow_bundle", *map(str, words)], env=environment, **options
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.buckets import bucket
 from tests.compare import differences, snapshot
 from tests.conftest import LendServer
 from tests.transfer.commands import export, import_
@@ -36,27 +37,8 @@ def test_a_store_on_the_servers_disk(
 @pytest.fixture(scope="module")
 def s3() -> Iterator[dict[str, str]]:
     """An S3 endpoint with a bucket; the environment that leads to it."""
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    endpoint = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    endpoint.start()
-    host, port = endpoint.get_host_and_port()
-    environment = {
-        "MLFLOW_S3_ENDPOINT_URL": f"http://{host}:{port}",
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    boto3.client(
-        "s3",
-        endpoint_url=environment["MLFLOW_S3_ENDPOINT_URL"],
-        aws_access_key_id="testing",
-        aws_secret_access_key="testing",
-        region_name="us-east-1",
-    ).create_bucket(Bucket="mlflow")
-    yield environment
-    endpoint.stop()
+    with bucket() as environment:
+        yield environment
 
 
 @pytest.mark.s3

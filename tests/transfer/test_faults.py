@@ -6,10 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.compare import differences, snapshot
+from tests.compare import Snapshot, differences, snapshot
 from tests.conftest import LendServer
+from tests.servers import MlflowServer
+from tests.tables import compare_databases
 from tests.transfer.commands import command
-from tests.transfer.faults import Answer, Fault, faulty
+from tests.transfer.faults import Answer, Fault, Weather, faulty
+from tests.transfer.kills import members_of
 from tests.transfer.small import build_small
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -69,3 +72,150 @@ def test_an_answer_that_got_lost_makes_nothing_twice(
         command("import-all", file, "--tracking-uri", uri, expect=None)
     command("import-all", file, "--tracking-uri", destination.uri)
     assert differences(snapshot(source.uri), snapshot(destination.uri)) == []
+
+
+def test_the_first_loss_ends_an_export_if_asked_and_the_same_command_completes_it(
+    small_server: MlflowServer, small_snapshot: Snapshot, empty_server: LendServer, tmp_path: Path
+) -> None:
+    is_broken = True
+
+    def forbid(method: str, path: str, true: Answer) -> Answer:
+        if is_broken and path.partition("?")[0].endswith(("/notes.txt", "/w.txt", "/model.pkl")):
+            return Answer(403, "application/json", b"{}")
+        return true
+
+    file = tmp_path / "a.mlbundle"
+    with faulty(small_server.uri, forbid) as uri:
+        words = ["export-all", "-o", file, "--tracking-uri", uri, "--fail-fast"]
+        stopped = command(*words, "--json", expect=1)
+        assert len(stopped.report["lost"]) == 1
+        assert stopped.report["stopped"] is True
+        assert not file.exists()
+        told = command(*words, expect=1).stderr.splitlines()
+        assert told[-2].startswith("  artifact ")
+        assert told[-1].startswith("stopped at the first loss")
+        is_broken = False
+        command(*words)
+    destination = empty_server()
+    command("import-all", file, "--tracking-uri", destination.uri)
+    assert differences(small_snapshot, snapshot(destination.uri)) == []
+
+
+def test_an_export_with_losses_is_completed_by_asking_only_for_them(
+    small_server: MlflowServer, small_snapshot: Snapshot, empty_server: LendServer, tmp_path: Path
+) -> None:
+    is_broken = True
+    read: list[str] = []
+
+    def forbid(method: str, path: str, true: Answer) -> Answer:
+        read.append(path.partition("?")[0])
+        if is_broken and read[-1].endswith("/notes.txt"):
+            return Answer(403, "application/json", b"{}")
+        return true
+
+    old, new = tmp_path / "old.mlbundle", tmp_path / "new.mlbundle"
+    with faulty(small_server.uri, forbid) as uri:
+        words = ["export-all", "--tracking-uri", uri, "-o"]
+        command(*words, old, expect=3)
+        is_broken = False
+        read.clear()
+        command(*words, new, "--complete", old)
+        files = [path.rpartition("/")[2] for path in read if "/artifacts/" in path]
+        assert files == ["notes.txt"]
+        assert not [path for path in read if "metrics" in path]
+        refused = command(*words, tmp_path / "x", "--complete", new, expect=2)
+        assert "lists no losses" in refused.stderr
+        other = command("export-models", *words[1:], tmp_path / "x", "--complete", old, expect=2)
+        assert "is an export of another selection" in other.stderr
+    command("verify", new)
+    destination = empty_server()
+    command("import-all", new, "--tracking-uri", destination.uri)
+    assert differences(small_snapshot, snapshot(destination.uri)) == []
+
+
+def test_the_first_loss_ends_an_import_if_asked_and_the_same_command_completes_it(
+    small_bundle: Path, small_snapshot: Snapshot, empty_server: LendServer
+) -> None:
+    destination = empty_server()
+    is_broken = True
+
+    def forbid(method: str, path: str) -> Answer | None:
+        if is_broken and path.endswith("/runs/log-batch"):
+            return Answer(403, "application/json", b"{}")
+        return None
+
+    with faulty(destination.uri, instead=forbid) as uri:
+        words = ["import-all", small_bundle, "--tracking-uri", uri, "--fail-fast", "--json"]
+        words += ["--jobs", "2"]
+        stopped = command(*words, expect=1)
+        assert stopped.report["lost"]
+        assert stopped.report["stopped"] is True
+        assert stopped.report["done"].get("registered_model", 0) == 0
+        is_broken = False
+        command(*words)
+    assert differences(small_snapshot, snapshot(destination.uri)) == []
+
+
+def test_a_later_import_sends_only_what_was_lost(
+    small_bundle: Path, small_snapshot: Snapshot, empty_server: LendServer
+) -> None:
+    destination = empty_server()
+    is_broken = True
+    sent: list[tuple[str, str]] = []
+
+    def forbid(method: str, path: str) -> Answer | None:
+        endpoint = path.partition("?")[0]
+        if method != "GET" and not endpoint.endswith("/search"):
+            sent.append((method, endpoint))
+        if is_broken and endpoint.endswith("/notes.txt"):
+            return Answer(403, "application/json", b"{}")
+        return None
+
+    with faulty(destination.uri, instead=forbid) as uri:
+        words = ["import-all", small_bundle, "--tracking-uri", uri, "--json"]
+        lost = command(*words, expect=3).losses
+        assert [kind for kind, _, _ in lost] == ["artifact"]
+        is_broken = False
+        sent.clear()
+        again = command(*words)
+        # Besides, the experiments say meanwhile that an import is working on them.
+        others = [path for _, path in sent if not path.endswith("-experiment-tag")]
+        assert [path.rpartition("/")[2] for path in others] == ["notes.txt"]
+        assert again.report["done"] == {"artifact": 1, "run": 1}
+    assert differences(small_snapshot, snapshot(destination.uri)) == []
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_bad_connection_loses_nothing(
+    seed: int,
+    small_server: MlflowServer,
+    small_bundle: Path,
+    empty_server: LendServer,
+    tmp_path: Path,
+) -> None:
+    bundle = tmp_path / "a.mlbundle"
+    weather = Weather(seed, rate=0.08)
+    with faulty(small_server.uri, weather.bend, instead=weather.instead) as uri:
+        for _ in range(3):  # one request may fail for good, now and then: that is a loss
+            words = ["export-all", "-o", bundle, "--force", "--tracking-uri", uri, "--json"]
+            done = command(*words, expect=None)
+            if not done.report["lost"]:
+                break
+        assert done.report["lost"] == []
+    assert len(weather.met) > 3
+    expected, found = members_of(small_bundle), members_of(bundle)
+    assert found.keys() == expected.keys()
+    shown = uri.encode(), small_server.uri.encode()
+    assert [m for m in found if found[m].replace(*shown) != expected[m]] == []
+
+    destination = empty_server()
+    weather = Weather(seed, rate=0.08)
+    with faulty(destination.uri, weather.bend, instead=weather.instead) as uri:
+        for _ in range(5):
+            words = ["import-all", small_bundle, "--tracking-uri", uri, "--json"]
+            if not command(*words, expect=None).report["lost"]:
+                break
+    assert len(weather.met) > 3
+    last = command("import-all", small_bundle, "--tracking-uri", destination.uri, "--json")
+    assert last.report["done"] == {}
+    assert compare_databases(small_server.database, destination.database).differences == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import signal
 import subprocess
 import time
@@ -13,7 +14,12 @@ import pytest
 from tests.compare import Snapshot, differences, snapshot
 from tests.conftest import LendServer
 from tests.servers import MlflowServer
-from tests.transfer.commands import export, finished, import_, process
+from tests.transfer.commands import command, export, finished, import_, process
+from tests.transfer.kills import kill_exports, kill_imports, members_of
+from tests.transfer.small import Small
+
+ROUNDS = 20
+"""Kills of each; `python -m benchmarks.kills` has as many as one likes."""
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -28,23 +34,21 @@ def wait_for(
         time.sleep(0.01)
 
 
-def test_an_import_killed_again_and_again_ends_like_an_undisturbed_one(
-    small_bundle: Path, small_snapshot: Snapshot, empty_server: LendServer
+def test_exports_killed_at_any_moment_end_like_undisturbed_ones(
+    small_server: MlflowServer, small: Small, tmp_path: Path
 ) -> None:
-    server = empty_server()
-    dice = random.Random(time.time_ns())
-    moments = sorted(dice.sample(range(5, 90), 4))
-    for moment in moments:
-        already = len(server.requests())
-        killed = process("import-all", small_bundle, "--tracking-uri", server.uri)
-        wait_for(server, already, moment, killed)
-        killed.send_signal(signal.SIGKILL)
-        assert finished(killed).exit_code in (-signal.SIGKILL, 0)
-    done = import_(server, small_bundle)
-    assert done.report["lost"] == done.report["conflicts"] == [], moments
-    assert differences(small_snapshot, snapshot(server.uri)) == [], moments
-    again = import_(server, small_bundle)
-    assert again.report["done"] == {}, moments
+    seed = time.time_ns()
+    print("seed", seed)
+    kill_exports(small_server, tmp_path, rounds=ROUNDS, dice=random.Random(seed))
+
+
+def test_imports_killed_at_any_moment_end_like_undisturbed_ones(
+    small_server: MlflowServer, small_bundle: Path, empty_server: LendServer
+) -> None:
+    seed = time.time_ns()
+    print("seed", seed)
+    dice = random.Random(seed)
+    kill_imports(small_server, small_bundle, empty_server(), rounds=ROUNDS, dice=dice)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
@@ -72,3 +76,27 @@ def test_an_export_interrupted_leaves_nothing_under_the_final_name(
     server = empty_server()
     import_(server, output)
     assert differences(small_snapshot, snapshot(server.uri)) == []
+
+
+@pytest.mark.parametrize("limit", [300_000, 1_500_000, 2_900_000])
+def test_a_full_disk_leaves_an_export_that_goes_on_when_there_is_room(
+    small_server: MlflowServer, small_bundle: Path, tmp_path: Path, limit: int
+) -> None:
+    output = tmp_path / "full.mlbundle"
+    words = ["export-all", "-o", output, "--tracking-uri", small_server.uri, "--quiet"]
+    # The kernel writes what there is room for, and refuses the rest, as on a full disk.
+    full = finished(process(*words, preexec_fn=lambda: _allow_file_size(limit)))
+    assert full.exit_code == 1
+    assert full.stderr.splitlines() == [
+        f"Error: {output}: file too large",
+        "Hint: make room and give the same command again",
+    ]
+    assert not output.exists()
+    assert output.with_name("full.mlbundle.partial").stat().st_size <= limit
+    command(*words)
+    assert [path.name for path in tmp_path.iterdir()] == [output.name]
+    assert members_of(output) == members_of(small_bundle)
+
+
+def _allow_file_size(limit: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

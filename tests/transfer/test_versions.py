@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.compare import differences, snapshot
+from tests.compare import differences, row_dump, snapshot
 from tests.conftest import LendServer
-from tests.servers import MlflowServer
+from tests.servers import MlflowServer, tracking_uri
+from tests.table_rows import Database
 from tests.transfer.commands import command, export, import_
 from tests.transfer.small import Small
 from tests.world import ml_model_file
+from tests.world_traces import SpanSpec, log_spans, start_trace
 
 pytestmark = pytest.mark.server
 
@@ -21,6 +24,14 @@ pytestmark = pytest.mark.server
 def numbers(server: MlflowServer, name: str) -> list[int]:
     versions = snapshot(server.uri).data["registered_models"][name]["versions"]
     return sorted(map(int, versions))
+
+
+def tags_in(database: Database, table: str) -> list[tuple[str, str]]:
+    """Keys and values of a table of tags."""
+    return [
+        (str(row.get("key", row.get("tag_key"))), str(row.get("value", row.get("tag_value"))))
+        for row in database.rows(table)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +139,64 @@ def test_renumber_gives_the_next_free_number_once(gaps: Path, empty_server: Lend
     assert again.report["present"]["model_version"] == 1
 
 
+def test_what_names_a_renumbered_prompt_version_names_its_new_number(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    source, server = empty_server(), empty_server()
+    build = Small(source.uri)
+    is_prompt = {"mlflow.prompt.is_prompt": "true"}
+    linked = json.dumps([{"name": "p", "version": "3"}])
+    build.experiment("e", "e")
+    run = build.run("run", "e", tags={"mlflow.linkedPrompts": linked})
+    model = build.logged_model("m", "e", name="m", source_run_id=run)
+    tag = {"key": "mlflow.linkedPrompts", "value": linked}
+    build.call(f"logged-models/{model}/tags", method="PATCH", tags=[tag])
+    trace = start_trace(build, "t", "e", tags={"mlflow.linkedPrompts": linked})
+    attributes = {"mlflow.linkedPrompts": linked}
+    log_spans(build, trace, "e", [SpanSpec(name="s", attributes=attributes)])
+    build.model("p", **is_prompt, _mlflow_experiment_ids=f",{build.experiments['e']},")
+    for _ in range(3):
+        text = {"mlflow.prompt.text": "t", "mlflow.prompt.associatedRunIds": run}
+        build.version("p", "dummy-source", tags=is_prompt | text)
+    build.delete_version("p", 1)
+    link = {"name": "p", "version": "3"}
+    build.call("traces/link-prompts", trace_id=trace, prompt_versions=[link])
+    bundle = tmp_path / "b.mlbundle"
+    export(source, bundle)
+
+    options = ("--renumber", "--rename-model", "p=q")
+    other = Small(server.uri)
+    other.experiment("other", "other")
+    done = import_(server, bundle, *options)
+    assert done.report["done"]["prompt"] == 1
+    assert done.report["done"]["prompt_version"] == 2
+    assert done.report["adjusted"]["prompt_version.version (--renumber)"] == 2
+    assert not [key for key in done.report["adjusted"] if "outside" in key]
+    database = Database(server.database)
+    found = [
+        value
+        for table in ("tags", "trace_tags", "logged_model_tags")
+        for key, value in tags_in(database, table)
+        if key == "mlflow.linkedPrompts"
+    ]
+    (span,) = database.rows("spans")
+    found.append(json.loads(str(span["content"]))["attributes"]["mlflow.linkedPrompts"])
+    assert [json.loads(text) for text in found] == [[{"name": "q", "version": "2"}]] * 4
+    links = [row["destination_id"] for row in database.rows("entity_associations")]
+    assert links == ["q/2"]
+    (row,) = database.rows("runs")
+    run_ids = ("mlflow.prompt.associatedRunIds", str(row["run_uuid"]))
+    assert tags_in(database, "model_version_tags").count(run_ids) == 2
+    experiment_ids = ("_mlflow_experiment_ids", f",{row['experiment_id']},")
+    assert experiment_ids in tags_in(database, "registered_model_tags")
+    command("diff", bundle, server.uri, *options[1:], "--experiments", "e", "--models", "p")
+    before = row_dump(server.database)
+    again = import_(server, bundle, *options)
+    assert again.report["done"] == {}
+    assert again.conflicts == []
+    assert row_dump(server.database) == before
+
+
 def test_a_number_of_another_version_is_a_conflict_in_the_plan_and_a_loss(
     gaps: Path, empty_server: LendServer
 ) -> None:
@@ -136,7 +205,7 @@ def test_a_number_of_another_version_is_a_conflict_in_the_plan_and_a_loss(
     there.model("gaps")
     for _ in range(3):
         there.version("gaps", "s3://elsewhere/other")
-    plan = import_(server, gaps, "--dry-run")
+    plan = import_(server, gaps, "--dry-run", expect=3)
     expected = [("model_version", f"gaps/{number}", "version") for number in (2, 3)]
     assert plan.conflicts == expected
     done = import_(server, gaps, expect=3)
@@ -179,9 +248,19 @@ def test_copies_of_versions_follow_their_originals(
     build.version("a copy", "models:/original/1")
     build.version("z copy", "models:/original/1")
     build.version("b copy of a copy", "models:/z copy/1")
+    is_prompt = {"mlflow.prompt.is_prompt": "true"}
+    build.model("p", **is_prompt, _mlflow_experiment_ids=f",{build.experiments['e']},")
+    text = {"mlflow.prompt.text": "Say {{it}}", "mlflow.prompt.associatedRunIds": run}
+    build.version("p", "dummy-source", tags=is_prompt | text)
+    build.alias("p", "production", 1)
     export(source, tmp_path / "f.mlbundle")
-    import_(server, tmp_path / "f.mlbundle", "--rename-model", "z copy=y copy")
-    found = snapshot(server.uri).data["registered_models"]
+    words = ["--rename-model", "z copy=y copy", "--rename-model", "p=q"]
+    import_(server, tmp_path / "f.mlbundle", *words)
+    assert import_(server, tmp_path / "f.mlbundle", *words).report["done"] == {}
+    everything = snapshot(server.uri)
+    found = everything.data["registered_models"]
+    (prompt,) = everything.data["prompts"].values()
+    assert (prompt["name"], prompt["aliases"]) == ("q", {"production": "1"})
     assert found["a copy"]["versions"]["1"]["source"] == "models:/original/1"
     assert found["b copy of a copy"]["versions"]["1"]["source"] == "models:/y copy/1"
     (new_run,) = snapshot(server.uri).data["runs"].values()
@@ -213,14 +292,10 @@ def downloaded(server: MlflowServer, name: str, number: str, directory: Path) ->
 
     directory = directory / f"{name}-{number}"
     directory.mkdir()
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(server.uri)
-    try:
+    with tracking_uri(server.uri):
         mlflow.artifacts.download_artifacts(
             artifact_uri=f"models:/{name}/{number}", dst_path=str(directory)
         )
-    finally:
-        mlflow.set_tracking_uri(before)
     return {
         path.relative_to(directory).as_posix(): path.read_bytes()
         for path in directory.rglob("*")

@@ -57,6 +57,13 @@ def two_groups(first: dict[str, Any], second: dict[str, Any] | None = None, **bu
     return Bundle(groups, **bundle).build()
 
 
+def of_groups(*groups: str, **bundle: Any) -> bytes:
+    """A bundle of groups, each of whose letters is the path of a member."""
+    return Bundle(
+        [Group([Record(path, path.encode()) for path in group]) for group in groups], **bundle
+    ).build()
+
+
 def whole(**changes: Any) -> bytes:
     return Bundle([Group(RECORDS)], **changes).build()
 
@@ -132,7 +139,11 @@ def in_frames(record: Record, *cuts: int) -> bytes:
 
 
 def flip(offset: int) -> Callable[[bytes], bytes]:
-    return lambda page: page[:offset] + bytes([page[offset] ^ 1]) + page[offset + 1 :]
+    def flipped(page: bytes) -> bytes:
+        at = offset % len(page)
+        return page[:at] + bytes([page[at] ^ 1]) + page[at + 1 :]
+
+    return flipped
 
 
 def bad_checksum(page: bytes) -> bytes:
@@ -274,6 +285,18 @@ VECTORS: dict[str, tuple[Callable[[], bytes], str | None, str | None]] = {
     "end-of-archive-compressed": (lambda: whole(eof=zstd(bytes(1024))), C, C),
     "seek-table-wrong": (lambda: whole(seek_table=lambda t: [(1, 1)] * len(t)), C, SOUND),
     "seek-table-malformed": (lambda: whole()[:-5] + b"\x01" + whole()[-4:], C, C),
+    "groups-overlap": (lambda: of_groups("ac", "b"), C, C),
+    "groups-share-a-path": (lambda: of_groups("ab", "bc"), C, C),
+    "groups-overlap-across-nodes": (lambda: of_groups(*"adbc", fanout=2), C, C),
+    "groups-overlap-across-levels": (lambda: of_groups(*"acegbdfh", fanout=2), C, C),
+    "group-and-part-share-a-path": (
+        lambda: Bundle(
+            [Group([Record("a"), Record("b", b"1234")])]
+            + [part(Record("b", b"1234"), start, 2) for start in (0, 2)]
+        ).build(),
+        C,
+        C,
+    ),
     "groups-out-of-order": (lambda: Bundle([Group([LAST]), Group([ONE])]).build(), C, C),
     "frame-digest": (lambda: one_group(frame_digests=[bytes(32)]), C, C),
     "content-digest": (lambda: with_records(ONE, changed(TWO, digest=bytes(32)), LAST), C, C),
@@ -391,6 +414,55 @@ VECTORS: dict[str, tuple[Callable[[], bytes], str | None, str | None]] = {
         C,
         C,
     ),
+    "path-empty": (lambda: with_records(Record("", b"x")), P, P),
+    "path-slash-at-end": (lambda: with_records(Record("a/", b"x")), P, P),
+    "path-two-slashes": (lambda: with_records(Record("a//b", b"x")), P, P),
+    "path-dot-at-end": (lambda: with_records(Record("a/b.", b"x")), P, P),
+    "path-space-at-end": (lambda: with_records(Record("a/b ", b"x")), P, P),
+    "path-newline": (lambda: with_records(Record("a\nb", b"x")), P, P),
+    "path-colon": (lambda: with_records(Record("a:b", b"x")), P, P),
+    "link-to-itself": (lambda: with_records(TWO, changed(LINK, link="b/link.txt")), C, C),
+    "link-leads-out": (lambda: with_records(TWO, changed(LINK, link="../etc/passwd")), P, P),
+    "link-twice": (lambda: one_group(body={"link": [[2, "a/two.txt"]] * 2}), C, C),
+    "link-of-no-member": (lambda: one_group(body={"link": [[9, "a/two.txt"]]}), C, C),
+    "link-not-named": (lambda: one_group(body={"link": []}), C, C),
+    "mode-sticky": (lambda: with_records(changed(ONE, mode=0o1644)), C, C),
+    "mtime-before-1970": (
+        lambda: one_group(body={"mtime": struct.pack("<4q", -1, 0, 0, 0)}),
+        C,
+        C,
+    ),
+    "size-of-one-member-only": (lambda: one_group(body={"size": bytes(8)}), C, C),
+    "path-of-one-member-only": (lambda: one_group(body={"path": b"a/one.txt"}), C, C),
+    "frame-of-member-outside": (
+        lambda: one_group(body={"frame": struct.pack("<4I", 0, 0, 0, 7)}),
+        C,
+        C,
+    ),
+    "offset-of-member-outside": (
+        lambda: one_group(body={"off": struct.pack("<4I", 0, 1024, 1 << 20, 1 << 21)}),
+        C,
+        C,
+    ),
+    "frame-without-bytes": (lambda: one_group(body={"csize": bytes(4)}), C, C),
+    "frame-checksum": (lambda: one_group(frames=[flip(-1)(zstd(TAR))]), C, C),
+    "frame-count": (lambda: one_group(preamble={"frame_count": 2}), C, C),
+    "data-length": (lambda: one_group(preamble={"data_length": 1}), C, C),
+    "tar-checksum": (
+        lambda: with_records(ONE, changed(TWO, header=flip(150)(TWO.tar()[:512]))),
+        C,
+        C,
+    ),
+    "entry-offset": (lambda: two_groups({"entry": {2: 0}}), C, C),
+    "entry-key": (lambda: two_groups({"entry": {0: b"zzz"}}), C, C),
+    "entry-members": (lambda: two_groups({"entry": {5: 9}}), C, C),
+    "group-count": (lambda: whole(root={"groups": 9}), C, C),
+    "trailer-members": (lambda: whole(trailer={"members": 9}), C, C),
+    "trailer-length": (lambda: whole(trailer={"length": 5}), C, C),
+    "trailer-root-outside": (lambda: whole(trailer={"root_offset": 1 << 40}), C, C),
+    "trailer-checksum": (lambda: flip(-40 - 9 * 8)(whole()), C, C),
+    "header-json-cut": (lambda: with_document(b'{"format": "mlbundle"'), C, C),
+    "header-not-utf-8": (lambda: with_document(b'{"a": "\xff"}'), C, C),
 }
 
 

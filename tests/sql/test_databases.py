@@ -1,0 +1,103 @@
+"""Imports into PostgreSQL and MariaDB: what they cannot hold is a loss, all else arrives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+from mlflow_bundle.errors import SinkError
+from mlflow_bundle.sql.database import Database
+from tests.compare import row_dump
+from tests.servers import MlflowServer
+from tests.sql.databases import is_reachable, new_database, read_back
+from tests.sql.imports import Place, import_into
+from tests.sql.test_sink import exemptions
+from tests.tables import changed_rows, compare_databases
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+Demand = Callable[[object, str], None]
+
+LOST = {
+    # A name of 500 characters, and what lies in that experiment.
+    "postgresql": {
+        ("experiment", "", "500 characters; the destination keeps 256"),
+        ("run", "", "could not be made"),
+        ("registered_model", "tags.ü/b c", "50000 characters; the destination keeps 5000"),
+    },
+    # Two models whose names differ in case only, and a long prompt, too.
+    "mysql": {
+        ("experiment", "", "500 characters; the destination keeps 256"),
+        ("run", "", "could not be made"),
+        ("registered_model", "", "the database takes it for 'SKLEARN_IRIS'"),
+        ("prompt_version", "tags.mlflow.prompt.text", "99000 bytes; the destination keeps 65535"),
+    },
+}
+
+
+@pytest.mark.parametrize("dialect", ["postgresql", "mysql"])
+def test_everything_that_fits_arrives_and_a_second_import_changes_nothing(
+    dialect: str,
+    full_server: MlflowServer,
+    full_bundle: Path,
+    tmp_path: Path,
+    prerequisite: Demand,
+) -> None:
+    prerequisite(is_reachable(dialect), f"a {dialect} server")
+    with new_database(dialect) as uri:
+        target = Place(uri, tmp_path / "artifacts")
+        report = import_into(target, full_bundle, placeholder_secrets=True)
+        assert len(report.losses) == len(LOST[dialect])
+        for loss in report.losses:
+            assert any(
+                loss.kind == kind and loss.field == field and reason in loss.reason
+                for kind, field, reason in LOST[dialect]
+            ), loss
+        copy = read_back(uri, tmp_path / "first.db")
+        comparison = compare_databases(
+            full_server.database, copy, exempt=exemptions(), may_lack=True
+        )
+        # What names something that was lost differs, and a text that was lost is null.
+        names = ("sklearn_iris", "ü/b c", "mlflow.prompt.text", "mlflow.modelVersions")
+        assert [
+            line
+            for line in comparison.differences
+            if not any(name in line for name in names) and "copy of iris" not in line
+        ] == []
+        import_into(target, full_bundle, placeholder_secrets=True)
+        again = read_back(uri, tmp_path / "second.db")
+        assert list(changed_rows(row_dump(copy), again)) == []
+        highest = scalar(uri, "SELECT max(experiment_id) FROM experiments")
+        assert next_experiment(uri) == highest + 1
+
+
+def scalar(uri: str, statement: str) -> int:
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        return int(connection.exec_driver_sql(statement).scalar() or 0)
+
+
+def next_experiment(uri: str) -> int:
+    """Make an experiment as a server does."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    return int(SqlAlchemyStore(uri, "mlflow-artifacts:/").create_experiment("made afterwards"))
+
+
+@pytest.mark.parametrize("dialect", ["postgresql", "mysql"])
+def test_two_imports_at_once_are_refused(
+    dialect: str, genai_bundle: Path, tmp_path: Path, prerequisite: Demand
+) -> None:
+    prerequisite(is_reachable(dialect), f"a {dialect} server")
+    with new_database(dialect) as uri:
+        target = Place(uri, tmp_path / "artifacts")
+        import_into(target, genai_bundle, placeholder_secrets=True)
+        database = Database(uri, error=SinkError)
+        with database.dialect.lock(database.engine) as is_held:
+            assert is_held
+            with pytest.raises(SinkError, match="another import is writing to"):
+                import_into(target, genai_bundle)
+        import_into(target, genai_bundle)

@@ -1,0 +1,126 @@
+"""A snapshot is one state of the database, whoever writes to it meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from sqlalchemy.engine import make_url
+
+from mlflow_bundle.errors import SourceError
+from mlflow_bundle.sql.database import Database
+from mlflow_bundle.sql.dialects.sqlite import file_of
+
+_WRITER = """
+import sqlite3, sys, time
+connection = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
+longest = count = 0
+while True:
+    began = time.monotonic()
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE a SET n = n + 1")
+    connection.execute("UPDATE b SET n = n + 1")
+    connection.execute("COMMIT")
+    longest = max(longest, time.monotonic() - began)
+    count += 1
+    print(count, longest, flush=True)
+"""
+
+
+def _make(path: Path, *, megabytes: int = 0, mode: str = "delete") -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA journal_mode = {mode}")
+        for table in ("a", "b"):
+            connection.execute(f"CREATE TABLE {table} (n INTEGER)")
+            connection.execute(f"INSERT INTO {table} VALUES (0)")
+        connection.execute("CREATE TABLE filler (data BLOB)")
+        connection.executemany(
+            "INSERT INTO filler VALUES (zeroblob(?))", [(1024 * 1024,)] * megabytes
+        )
+        connection.commit()
+
+
+@contextlib.contextmanager
+def _hammering(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that always changes both tables in one transaction."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _numbers(uri: str) -> tuple[int, int]:
+    database = Database(uri, error=SourceError)
+    with contextlib.closing(database):
+        connection = database.state
+        a = connection.scalar(sqlalchemy.text("SELECT n FROM a"))
+        time.sleep(0.05)  # in which the writer goes on
+        b = connection.scalar(sqlalchemy.text("SELECT n FROM b"))
+    assert isinstance(a, int)
+    assert isinstance(b, int)
+    return a, b
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_a_copy_under_a_server_that_always_writes_ends_and_is_one_state(
+    tmp_path: Path, mode: str
+) -> None:
+    path = tmp_path / "mlflow.db"
+    _make(path, megabytes=64, mode=mode)
+    with _hammering(path) as writer:
+        for _ in range(3):
+            a, b = _numbers(f"sqlite:///{path}")
+            assert a == b
+            assert a > 0
+        assert writer.poll() is None, "the writer was refused"
+
+
+def test_the_file_and_its_journal_mode_stay(tmp_path: Path) -> None:
+    for mode in ("delete", "wal"):
+        path = tmp_path / f"{mode}.db"
+        _make(path, mode=mode)
+        before = path.read_bytes()
+        assert _numbers(f"sqlite:///{path}") == (0, 0)
+        assert path.read_bytes() == before
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA journal_mode").fetchone() == (mode,)
+
+
+def test_what_is_only_in_the_write_ahead_log_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    _make(path, mode="wal")
+    with contextlib.closing(sqlite3.connect(path)) as server:
+        server.execute("UPDATE a SET n = 7")
+        server.execute("UPDATE b SET n = 7")
+        server.commit()
+        before = path.read_bytes()
+        assert _numbers(f"sqlite:///{path}") == (7, 7)
+        assert path.read_bytes() == before
+
+
+def test_a_path_may_be_relative_and_a_file_uri(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _make(tmp_path / "my flow.db")
+    monkeypatch.chdir(tmp_path)
+    for uri in (
+        "sqlite:///my flow.db",
+        "sqlite:///./my flow.db?timeout=5",
+        f"sqlite:///{tmp_path}/my flow.db",
+        f"sqlite:///file:{tmp_path}/my%20flow.db?mode=ro&uri=true",
+    ):
+        assert file_of(make_url(uri)).resolve() == tmp_path / "my flow.db"
+        assert _numbers(uri) == (0, 0)

@@ -1,0 +1,140 @@
+"""Values that are odd, twice there or too long, in every database."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+from mlflow_bundle.contracts import Content
+from mlflow_bundle.entities import Experiment, MetricHistory, Run, RunInfo
+from mlflow_bundle.errors import SinkError
+from mlflow_bundle.importing import ImportOptions
+from mlflow_bundle.report import Report
+from mlflow_bundle.selection import Selection
+from mlflow_bundle.sql.artifacts import ArtifactStore
+from mlflow_bundle.sql.sink import SqlSink
+from mlflow_bundle.transfer import transfer
+from tests.bundles.memory import MemorySource
+from tests.sql.databases import is_reachable, new_database
+
+Demand = Callable[[object, str], None]
+
+RUN_ID = "0123456789abcdef0123456789abcdef"
+LARGEST = 1.7976931348623157e308
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mysql"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path, prerequisite: Demand) -> Iterator[str]:
+    """A database that holds nothing."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/mlflow.db"
+        return
+    prerequisite(is_reachable(request.param), f"a {request.param} server")
+    with new_database(request.param) as made:
+        yield made
+
+
+def put(uri: str, *contents: Content) -> Report:
+    report = Report()
+    sink = SqlSink(
+        uri, report, options=ImportOptions(), artifact_store=ArtifactStore(error=SinkError)
+    )
+    try:
+        transfer(MemorySource(contents), sink, Selection.all(), report, jobs=1)
+    finally:
+        sink.close()
+    return report
+
+
+def history(key: str, *points: tuple[int, float]) -> MetricHistory:
+    """Points by step, each logged at the time of its step."""
+    return MetricHistory(
+        key=key,
+        values=[value for _, value in points],
+        timestamps=[1000 + step for step, _ in points],
+        steps=[step for step, _ in points],
+    )
+
+
+def contents(run_id: str, *histories: MetricHistory, **params: str) -> tuple[Content, Content]:
+    keys = sorted({entry.key for entry in histories})
+    info = RunInfo(run_id=run_id, experiment_id="7", run_name="r", user_id="u", start_time=1)
+    run = Run(info=info, params=params, metric_keys=keys)
+    experiment = Experiment(experiment_id="7", name="odd")
+    return Content(entity=run, histories=lambda: histories), Content(entity=experiment)
+
+
+def rows(uri: str, statement: str) -> list[tuple[object, ...]]:
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.exec_driver_sql(statement)]
+
+
+def test_points_that_come_twice_are_there_once(uri: str) -> None:
+    twice = history("m", (1, 0.5), (1, 0.5), (2, 1.5))
+    more = history("m", (2, 1.5), (3, 2.5))
+    report = put(uri, *contents(RUN_ID, twice, more))
+    assert report.losses == []
+    found = rows(uri, "SELECT step, value FROM metrics ORDER BY step")
+    assert found == [(1, 0.5), (2, 1.5), (3, 2.5)]
+    assert rows(uri, "SELECT step, value FROM latest_metrics") == [(3, 2.5)]
+    # Once the indexes are there, too.
+    report = put(uri, *contents(RUN_ID, twice, more, history("m", (4, 1.0), (4, 1.0))))
+    assert report.done["metric_point"] == 1
+    assert rows(uri, "SELECT step, value FROM latest_metrics") == [(4, 1.0)]
+
+
+def test_values_that_are_no_numbers_are_kept_as_mlflow_keeps_them(uri: str) -> None:
+    odd = history("m", (1, math.nan), (2, math.inf), (3, -math.inf), (4, math.nan))
+    assert put(uri, *contents(RUN_ID, odd)).losses == []
+    found = rows(uri, "SELECT step, value, is_nan FROM metrics ORDER BY step")
+    assert [(step, value, bool(is_nan)) for step, value, is_nan in found] == [
+        (1, 0.0, True),
+        (2, LARGEST, False),
+        (3, -LARGEST, False),
+        (4, 0.0, True),
+    ]
+    latest = rows(uri, "SELECT step, value, is_nan FROM latest_metrics")
+    assert [(step, value, bool(is_nan)) for step, value, is_nan in latest] == [(4, 0.0, True)]
+
+
+def test_texts_come_back_as_they_were(uri: str) -> None:
+    texts = {
+        "tab": "a\tb",
+        "lines": "a\nb\r\nc\\.\n\\.\nd",
+        "backslash": "\\N \\\\ \\x41",
+        "quotes": "'\"`",
+        "percent": "%s %(a)s %%",
+        "empty": "",
+        "wide": "ü 日本 😀",
+    }
+    assert put(uri, *contents(RUN_ID, **texts)).losses == []
+    assert dict(rows(uri, "SELECT params.key, value FROM params")) == texts  # type: ignore[arg-type]
+
+
+def test_a_text_that_a_database_cannot_hold_is_a_loss_of_that_field(uri: str) -> None:
+    report = put(uri, *contents(RUN_ID, good="x", nul="a\0b", long="y" * 9000))
+    kept = {str(key) for (key,) in rows(uri, "SELECT params.key FROM params")}
+    lost = {loss.field.removeprefix("params.") for loss in report.losses}
+    assert "good" in kept
+    assert kept | lost == {"good", "nul", "long"}
+    assert not kept & lost
+    expected = {"postgresql": {"nul", "long"}, "mysql": {"long"}, "sqlite": set()}
+    assert lost == expected[uri.partition(":")[0].partition("+")[0]]
+
+
+def test_an_id_that_is_too_long_gives_way_to_one_that_fits(uri: str) -> None:
+    report = put(uri, *contents("a-run-with-an-id-of-its-own-that-is-long"))
+    assert report.losses == []
+    ((found,),) = rows(uri, "SELECT run_uuid FROM runs")
+    if uri.startswith("sqlite"):
+        assert found == "a-run-with-an-id-of-its-own-that-is-long"
+    else:
+        assert len(str(found)) == 32
+        origin = rows(uri, "SELECT value FROM tags WHERE tags.key = 'mlflow_bundle.origin'")
+        assert origin == [("a-run-with-an-id-of-its-own-that-is-long",)]
+    assert sum(put(uri, *contents("a-run-with-an-id-of-its-own-that-is-long")).done.values()) == 0
