@@ -9,6 +9,7 @@ server.
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import json
 import random
@@ -42,6 +43,9 @@ class Scale:
     versions: int = 30
     """Of all registered models together."""
     logged_models: int = 30
+    traces: int = 0
+    spans: int = 5
+    """Of each trace."""
     large_artifact_gb: float = 0
     """One more file, incompressible, in the first run."""
 
@@ -87,6 +91,7 @@ class _Filler:
         self._metric_rows()
         self._logged_models()
         self._registered_models()
+        self._traces()
         self._files()
 
     def _insert(self, table: str, columns: str, rows: Iterator[tuple[object, ...]]) -> None:
@@ -247,6 +252,71 @@ class _Filler:
             ((n, "champion", 1) for n in names[: self._scale.versions]),
         )
 
+    def _traces(self) -> None:
+        """Traces of an application that asks a model: each with its spans in the database."""
+        traces = [
+            (f"tr-{self._dice.getrandbits(128):032x}", 1 + i % self._scale.experiments, T0 + i)
+            for i in range(self._scale.traces)
+        ]
+        self._insert(
+            "trace_info",
+            "request_id, experiment_id, timestamp_ms, execution_time_ms, status,"
+            " request_preview, response_preview, trace_name, db_payload_generation",
+            (
+                (id, e, at, 10, "OK", f'{{"question": "{at}"}}', f'"answer {at}"', "predict", 0)
+                for id, e, at in traces
+            ),
+        )
+        tags = {"mlflow.trace.spansLocation": "TRACKING_STORE", "mlflow.artifactLocation": ""}
+        self._insert(
+            "trace_tags",
+            "key, value, request_id",
+            (
+                (key, value or f"mlflow-artifacts:/{e}/traces/{id}/artifacts", id)
+                for id, e, _ in traces
+                for key, value in tags.items()
+            ),
+        )
+        self._insert(
+            "trace_request_metadata",
+            "key, value, request_id",
+            (("mlflow.trace_schema.version", "3", id) for id, _, _ in traces),
+        )
+        self._insert(
+            "spans",
+            "trace_id, experiment_id, span_id, parent_span_id, name, type, status,"
+            " start_time_unix_nano, end_time_unix_nano, content",
+            (row for id, e, at in traces for row in self._spans(id, e, at * 1_000_000)),
+        )
+
+    def _spans(self, trace_id: str, experiment: int, start_ns: int) -> Iterator[tuple[object, ...]]:
+        root: str | None = None
+        for number in range(self._scale.spans):
+            span_id = f"{self._dice.getrandbits(64):016x}"
+            start, end = start_ns + number * 1_000_000, start_ns + 10_000_000
+            content = {
+                "trace_id": base64.b64encode(bytes.fromhex(trace_id[3:])).decode(),
+                "span_id": base64.b64encode(bytes.fromhex(span_id)).decode(),
+                "parent_span_id": root and base64.b64encode(bytes.fromhex(root)).decode(),
+                "name": f"step_{number}",
+                "start_time_unix_nano": start,
+                "end_time_unix_nano": end,
+                "events": [],
+                "status": {"code": "STATUS_CODE_OK", "message": ""},
+                "attributes": {
+                    "mlflow.traceRequestId": json.dumps(trace_id),
+                    "mlflow.experimentId": json.dumps(str(experiment)),
+                    "mlflow.spanType": '"LLM"',
+                    "mlflow.spanInputs": json.dumps({"question": f"of {span_id}"}),
+                    "mlflow.spanOutputs": json.dumps({"answer": "Lorem ipsum dolor sit. " * 20}),
+                },
+            }
+            yield (
+                trace_id, experiment, span_id, root, f"step_{number}", "LLM", "OK",
+                start, end, json.dumps(content),
+            )  # fmt: skip
+            root = root or span_id
+
     def _files(self) -> None:
         """Half of the bytes are noise, half repeat; every run has a model directory."""
         count = self._scale.files
@@ -273,9 +343,9 @@ class _Filler:
                     left -= stream.write(self._dice.randbytes(min(left, 1 << 24)))
 
 
-def add_scale_options(parser: argparse.ArgumentParser) -> None:
+def add_scale_options(parser: argparse.ArgumentParser, defaults: Scale = Scale()) -> None:
     """An option for each field of `Scale`."""
-    for name, value in asdict(Scale()).items():
+    for name, value in asdict(defaults).items():
         kind = float if name in ("artifact_mb", "large_artifact_gb") else int
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=value)
 
