@@ -18,12 +18,17 @@ class Placed(NamedTuple):
     """Artifact URI in the sink; empty for entities without one."""
 
 
+_RECENT = 4096
+"""What was found last, kept in memory: the same few are asked for again and again."""
+
+
 class Remap:
     """A temporary table of :class:`Placed` by kind and source id. Safe from many threads."""
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._lock = threading.Lock()
+        self._recent: dict[tuple[str, str], Placed | None] = {}
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(
             "CREATE TABLE placed (kind TEXT NOT NULL, source_id TEXT NOT NULL, id TEXT NOT NULL,"
@@ -36,6 +41,7 @@ class Remap:
     ) -> None:
         """Record where an entity is now."""
         with self._lock:
+            self._recent.pop((kind, source_id), None)
             self._database.execute(
                 "INSERT OR REPLACE INTO placed VALUES (?,?,?,?,?)",
                 (kind, source_id, id, source_root, sink_root),
@@ -44,11 +50,17 @@ class Remap:
     def find(self, kind: str, source_id: str) -> Placed | None:
         """Return where an entity is, or None when it was not placed."""
         with self._lock:
+            if (kind, source_id) in self._recent:
+                return self._recent[kind, source_id]
             row = self._database.execute(
                 "SELECT id, source_root, sink_root FROM placed WHERE kind = ? AND source_id = ?",
                 (kind, source_id),
             ).fetchone()
-        return None if row is None else Placed(*row)
+            if len(self._recent) >= _RECENT:
+                self._recent.clear()
+            placed = None if row is None else Placed(*row)
+            self._recent[kind, source_id] = placed
+        return placed
 
     def close(self) -> None:
         """Delete the table."""

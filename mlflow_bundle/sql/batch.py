@@ -23,6 +23,7 @@ from sqlalchemy import Connection, Table
 
 from mlflow_bundle.errors import BundleError, ServerError, SinkError
 from mlflow_bundle.sql.dialects.base import Dialect
+from mlflow_bundle.sql.points import POINT_COLUMNS, POINT_TABLE, Points
 from mlflow_bundle.tree_writer import Uploads
 
 Row = dict[str, Any]
@@ -38,7 +39,7 @@ _FILES = 500
 _TRANSACTION_S = 3.0
 """How long a transaction of several entities stays open, about."""
 
-_PASS_OVER = frozenset({"metrics", "datasets", "entity_associations"})
+_PASS_OVER = frozenset({POINT_TABLE, "datasets", "entity_associations"})
 """Tables of which several entities may bring the same row, or one brings it twice."""
 
 
@@ -71,6 +72,15 @@ class _Update(NamedTuple):
     key: Row
     values: Row
     owner: Owner
+
+
+class _Taken(NamedTuple):
+    """What an entity consists of so far."""
+
+    rows: dict[tuple[str, tuple[str, ...]], tuple[list[Sequence[Any]], list[tuple[Owner, str]]]]
+    """Rows and their owners by group."""
+    points: list[tuple[Points, Owner]]
+    updates: list[_Update]
 
 
 class Batch:
@@ -111,6 +121,8 @@ class Batch:
         self._updates: list[_Update] = []
         self._owner: Owner | None = None
         self._marks: dict[tuple[str, tuple[str, ...]], int] = {}
+        self._points: list[tuple[Points, Owner]] = []
+        self._points_mark = 0
         self._updates_mark = 0
         self._rows = self._bytes = 0
         self._open = False
@@ -136,6 +148,7 @@ class Batch:
         """Begin an entity; what is added until :meth:`end` is its own."""
         self._owner = owner
         self._marks = {key: len(group.rows) for key, group in self._groups.items()}
+        self._points_mark = len(self._points)
         self._updates_mark = len(self._updates)
         self._waiting_mark = []
 
@@ -257,29 +270,24 @@ class Batch:
         if self._rows >= 2 * _ROWS or self._bytes >= 2 * _BYTES:
             self._spill()
 
-    def insert_many(
-        self, table: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]], *, name: str
-    ) -> None:
-        """Add rows whose texts are known to fit."""
+    def insert_points(self, points: Points) -> None:
+        """Add points whose texts are known to fit."""
         assert self._owner is not None
-        group = self._group(table, columns)
-        group.rows.extend(rows)
-        group.owners.extend([(self._owner, name)] * len(rows))
-        self._rows += len(rows)
+        self._points.append((points, self._owner))
+        self._rows += len(points)
         if self._rows >= 2 * _ROWS:
             self._spill()
 
-    def insert_missing(
-        self, table: str, columns: tuple[str, ...], rows: Sequence[Sequence[Any]]
-    ) -> int:
-        """Insert those rows, whose texts are known to fit, that are not there yet; return how many.
+    def insert_missing(self, points: Points) -> int:
+        """Insert those points, whose texts are known to fit, that are not there yet.
 
         They are written at once, in the transaction of the entity.
+
+        Returns:
+            How many were missing.
         """
-        if not rows:
-            return 0
         self._spill()
-        return self._attempt(self._tables[table], columns, rows, pass_over=True)
+        return self._attempt(lambda: self._insert_points([points], pass_over=True))
 
     def execute(self, statement: sqlalchemy.Executable) -> None:
         """Run a statement at once, in the transaction of the entity that was begun."""
@@ -366,7 +374,7 @@ class Batch:
         self._begin()
         self._flush()
 
-    def _take_current(self) -> tuple[dict[Any, tuple[list[Any], list[Any]]], list[_Update]]:
+    def _take_current(self) -> _Taken:
         """Take the entity that was begun out of what waits."""
         taken = {}
         for key, group in self._groups.items():
@@ -375,30 +383,33 @@ class Batch:
             self._rows -= len(group.rows) - mark
             del group.rows[mark:]
             del group.owners[mark:]
+        points = self._points[self._points_mark :]
+        del self._points[self._points_mark :]
+        self._rows -= sum(len(some) for some, _ in points)
         updates = self._updates[self._updates_mark :]
         del self._updates[self._updates_mark :]
-        return taken, updates
+        return _Taken(taken, points, updates)
 
-    def _restore(
-        self, current: tuple[dict[Any, tuple[list[Any], list[Any]]], list[_Update]]
-    ) -> None:
-        taken, updates = current
-        for key, (rows, owners) in taken.items():
+    def _restore(self, current: _Taken) -> None:
+        for key, (rows, owners) in current.rows.items():
             group = self._group(*key)
             group.rows.extend(rows)
             group.owners.extend(owners)
             self._rows += len(rows)
-        self._updates.extend(updates)
-        self._updates_mark = 0
+        self._points.extend(current.points)
+        self._rows += sum(len(points) for points, _ in current.points)
+        self._updates.extend(current.updates)
+        self._points_mark = self._updates_mark = 0
         self._marks = {}
 
     def _clear(self) -> None:
         self._groups.clear()
+        self._points.clear()
         self._updates.clear()
         self._waiting.clear()
         self._rows = self._bytes = 0
         self._marks = {}
-        self._updates_mark = 0
+        self._points_mark = self._updates_mark = 0
         self._failed.clear()
 
     def _begin(self) -> None:
@@ -420,6 +431,8 @@ class Batch:
                 if self._failed:
                     self._drop_orphans(group)
                 self._insert(group, group.rows, group.owners)
+            if table == POINT_TABLE:
+                self._write_points()
         for update in self._updates:
             self._update(update)
         self._clear()
@@ -440,21 +453,19 @@ class Batch:
         """Insert rows; where the database refuses, again in halves, to lose what it means only."""
         if not rows:
             return
-        table, columns = group.table, group.columns
-        pass_over = table.name in _PASS_OVER
-        error: Exception
         try:
-            # Of most runs no point comes twice, and without a look they are faster.
-            self._attempt(table, columns, rows, pass_over=pass_over and table.name != "metrics")
+            self._attempt(
+                lambda: self._dialect.insert(
+                    self._connection,
+                    group.table,
+                    group.columns,
+                    rows,
+                    pass_over=group.table.name in _PASS_OVER,
+                )
+            )
             return
         except self._refusals as exc:
             error = exc
-        if pass_over:
-            try:
-                self._attempt(table, columns, rows, pass_over=True)
-                return
-            except self._refusals as exc:
-                error = exc
         if len(rows) == 1:
             owner, name = owners[0]
             if not name:
@@ -465,20 +476,40 @@ class Batch:
         self._insert(group, rows[:half], owners[:half])
         self._insert(group, rows[half:], owners[half:])
 
-    def _attempt(
-        self,
-        table: Table,
-        columns: tuple[str, ...],
-        rows: Sequence[Sequence[Any]],
-        *,
-        pass_over: bool,
-    ) -> int:
+    def _write_points(self) -> None:
+        """Write the points that wait; where the database refuses some, row by row."""
+        points = [some for some in self._points if some[1] not in self._failed]
+        if not points:
+            return
+        every = [some for some, _ in points]
+        try:
+            # Of most runs no point comes twice, and without a look they are faster.
+            self._attempt(lambda: self._insert_points(every, pass_over=False))
+            return
+        except self._refusals:
+            pass
+        try:
+            self._attempt(lambda: self._insert_points(every, pass_over=True))
+            return
+        except self._refusals:
+            pass
+        group = self._group(POINT_TABLE, POINT_COLUMNS)
+        self._insert(
+            group,
+            [row for some in every for row in some.rows()],
+            [(owner, f"metrics.{some.key}") for some, owner in points for _ in range(len(some))],
+        )
+
+    def _insert_points(self, points: Sequence[Points], *, pass_over: bool) -> int:
+        table = self._tables[POINT_TABLE]
+        return self._dialect.insert_points(self._connection, table, points, pass_over=pass_over)
+
+    def _attempt(self, insert: Callable[[], int]) -> int:
+        """Insert something and return how many rows; what is refused leaves no trace."""
         execute = self._connection.exec_driver_sql
         execute("SAVEPOINT mlflow_bundle")
         try:
-            count = self._dialect.insert(
-                self._connection, table, columns, rows, pass_over=pass_over
-            )
+            count = insert()
         except self._refusals:
             execute("ROLLBACK TO SAVEPOINT mlflow_bundle")
             raise

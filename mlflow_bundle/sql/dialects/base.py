@@ -11,6 +11,8 @@ from typing import Any
 from sqlalchemy import Column, Connection, Engine, Table
 from sqlalchemy.engine import URL
 
+from mlflow_bundle.sql.points import POINT_COLUMNS, Points
+
 LOCK_NAME = "mlflow-bundle import"
 """Name of the advisory lock that an import holds."""
 
@@ -83,6 +85,25 @@ class Dialect(ABC):
             rows: Values as the driver takes them.
             pass_over: Whether rows are left out whose key is there already: else that is an error.
         """
+
+    def insert_points(
+        self,
+        connection: Connection,
+        table: Table,
+        points: Sequence[Points],
+        *,
+        pass_over: bool = False,
+    ) -> int:
+        """Insert metric points as :meth:`insert` does rows; return how many.
+
+        Args:
+            connection: In a transaction.
+            table: MLflow's ``metrics``.
+            points: Of any runs and metrics.
+            pass_over: Whether points are left out that are there already.
+        """
+        rows = [row for some in points for row in some.rows()]
+        return self.insert(connection, table, POINT_COLUMNS, rows, pass_over=pass_over)
 
     def unindexed(self, connection: Connection, tables: Iterable[Table]) -> Callable[[], None]:
         """Drop the indexes and constraints of empty tables; return what makes them again.

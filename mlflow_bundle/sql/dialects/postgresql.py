@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
+import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from itertools import repeat
+from typing import Any, Generic, TypeVar
 
 import msgspec
 import sqlalchemy
@@ -15,12 +18,18 @@ from sqlalchemy.dialects.postgresql import REGCLASS
 from sqlalchemy.engine import URL
 
 from mlflow_bundle.sql.dialects.base import LOCK_NAME, Dialect, quoted, too_long, with_driver
-
-_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
-"""What means something in the text format of ``COPY``."""
+from mlflow_bundle.sql.points import POINT_COLUMNS, Points
 
 _ROWS = 2000
 """Rows whose text is made at once."""
+
+_READ_BYTES = 64 * 1024
+
+_BINARY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+"""What the binary format of ``COPY`` begins with: no flags, no extension."""
+_BINARY_END = b"\xff\xff"
+
+AnyPiece = TypeVar("AnyPiece", str, bytes)
 
 
 class PostgreSql(Dialect):
@@ -69,23 +78,24 @@ class PostgreSql(Dialect):
         *,
         pass_over: bool = False,
     ) -> int:
-        name = quoted(connection, table.name)
-        names = ", ".join(quoted(connection, column) for column in columns)
-        with contextlib.closing(connection.connection.cursor()) as cursor:
-            if not pass_over:
-                return _copy(cursor, f"{name} ({names})", rows)
-            waiting = quoted(connection, f"mlflow_bundle_{table.name}")
-            cursor.execute(
-                f"CREATE TEMPORARY TABLE IF NOT EXISTS {waiting} (LIKE {name}) ON COMMIT DELETE "
-                "ROWS"
-            )
-            _copy(cursor, f"{waiting} ({names})", rows)
-            cursor.execute(
-                f"INSERT INTO {name} ({names}) SELECT {names} FROM {waiting} ON CONFLICT DO NOTHING"
-            )
-            count = int(cursor.rowcount)
-            cursor.execute(f"TRUNCATE {waiting}")
-            return count
+        pieces = (_lines(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS))
+        count = _insert(connection, table, columns, pieces, pass_over=pass_over)
+        return len(rows) if count is None else count
+
+    def insert_points(
+        self,
+        connection: Connection,
+        table: Table,
+        points: Sequence[Points],
+        *,
+        pass_over: bool = False,
+    ) -> int:
+        # Binary is a fraction of the work for both sides, and the types are known.
+        pieces = itertools.chain([_BINARY_HEAD], map(_binary_rows, points), [_BINARY_END])
+        count = _insert(
+            connection, table, POINT_COLUMNS, pieces, pass_over=pass_over, options="(FORMAT binary)"
+        )
+        return sum(map(len, points)) if count is None else count
 
     def unindexed(self, connection: Connection, tables: Iterable[Table]) -> Callable[[], None]:
         execute = connection.exec_driver_sql
@@ -161,35 +171,73 @@ def _add_key(connection: Connection, table: Table, statement: str) -> None:
     execute("RELEASE SAVEPOINT mlflow_bundle_key")
 
 
-def _copy(cursor: Any, target: str, rows: Sequence[Sequence[Any]]) -> int:
-    """Send rows through ``COPY``, with psycopg2 or psycopg 3.
+def _insert(
+    connection: Connection,
+    table: Table,
+    columns: Sequence[str],
+    pieces: Iterable[AnyPiece],
+    *,
+    pass_over: bool,
+    options: str = "",
+) -> int | None:
+    """Send rows through ``COPY``; return how many were inserted, None for all.
+
+    Args:
+        connection: In a transaction.
+        table: Where to.
+        columns: Names of the columns.
+        pieces: Rows of these columns in ``COPY``'s text format, or the whole of its binary one.
+        pass_over: Whether rows are left out whose key is there already.
+        options: Of ``COPY``.
+    """
+    name = quoted(connection, table.name)
+    names = ", ".join(quoted(connection, column) for column in columns)
+    with contextlib.closing(connection.connection.cursor()) as cursor:
+        if not pass_over:
+            _copy(cursor, f"COPY {name} ({names}) FROM STDIN {options}", pieces)
+            return None
+        waiting = quoted(connection, f"mlflow_bundle_{table.name}")
+        cursor.execute(
+            f"CREATE TEMPORARY TABLE IF NOT EXISTS {waiting} (LIKE {name}) ON COMMIT DELETE ROWS"
+        )
+        _copy(cursor, f"COPY {waiting} ({names}) FROM STDIN {options}", pieces)
+        cursor.execute(
+            f"INSERT INTO {name} ({names}) SELECT {names} FROM {waiting} ON CONFLICT DO NOTHING"
+        )
+        count = int(cursor.rowcount)
+        cursor.execute(f"TRUNCATE {waiting}")
+        return count
+
+
+def _copy(cursor: Any, statement: str, pieces: Iterable[AnyPiece]) -> None:
+    """Send data with psycopg2 or psycopg 3.
 
     Piece by piece: the server takes in one while the next is made.
     """
-    pieces = (_lines(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS))
-    statement = f"COPY {target} FROM STDIN"
     if hasattr(cursor, "copy_expert"):
-        cursor.copy_expert(statement, _Pieces(pieces))
+        stream: _Pieces[AnyPiece] = _Pieces(iter(pieces))
+        cursor.copy_expert(statement, stream, size=_READ_BYTES)
     else:
         with cursor.copy(statement) as copy:
             for piece in pieces:
                 copy.write(piece)
-    return len(rows)
 
 
-class _Pieces(io.TextIOBase):
-    """Texts as a stream that is read to its end, whatever size is asked for at a time."""
+class _Pieces(io.IOBase, Generic[AnyPiece]):
+    """Texts or bytes as a stream that is read to its end, whatever size is asked for at a time."""
 
-    def __init__(self, pieces: Iterator[str]) -> None:
-        self._pieces = pieces
-        self._rest = ""
+    def __init__(self, pieces: Iterator[AnyPiece]) -> None:
+        self._pieces: Iterator[AnyPiece] = pieces
+        self._piece: AnyPiece | None = None
+        self._at = 0
 
-    def read(self, size: int | None = -1, /) -> str:
-        assert size is not None
-        assert size > 0
-        rest = self._rest or next(self._pieces, "")
-        self._rest = rest[size:]
-        return rest[:size]
+    def read(self, size: int) -> AnyPiece | str:
+        while self._piece is None or self._at >= len(self._piece):
+            self._piece, self._at = next(self._pieces, None), 0
+            if self._piece is None:
+                return ""
+        start, self._at = self._at, self._at + size
+        return self._piece[start : self._at]
 
 
 def _lines(rows: Sequence[Sequence[Any]]) -> str:
@@ -198,13 +246,31 @@ def _lines(rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(map("\t".join, zip(*columns, strict=True))) + "\n"
 
 
+def _binary_rows(points: Points) -> bytes:
+    """Points in the binary format of ``COPY``: each value with its length before it."""
+    head = len(POINT_COLUMNS).to_bytes(2, "big")
+    for text in (points.key.encode(), points.run_id.encode()):
+        head += len(text).to_bytes(4, "big") + text
+    pack = struct.Struct(f">{len(head)}sidiqiqi?").pack
+    return b"".join(
+        map(
+            pack,
+            repeat(head),
+            *(repeat(8), points.values),
+            *(repeat(8), points.timestamps),
+            *(repeat(8), points.steps),
+            *(repeat(1), points.is_nan),
+        )
+    )
+
+
 def _texts(column: Sequence[Any]) -> Iterable[str]:
     """The values of a column in the text format of ``COPY``."""
     types = set(map(type, column))
     if len(types) == 1:
         (only,) = types
         if only is str:
-            escaped = {value: value.translate(_ESCAPES) for value in set(column)}
+            escaped = {value: _escaped(value) for value in set(column)}
             return map(escaped.__getitem__, column)
         if only in (float, int, bool):
             # Its numbers are PostgreSQL's too, and it makes them several times as fast as str().
@@ -219,7 +285,14 @@ def _text(value: Any) -> str:
     if value is None:
         return "\\N"
     if isinstance(value, str):
-        return value.translate(_ESCAPES)
+        return _escaped(value)
     if isinstance(value, bytes):
         return f"\\\\x{value.hex()}"
     return str(value)
+
+
+def _escaped(text: str) -> str:
+    """A text without what means something in the text format of ``COPY``."""
+    # Several times as fast as str.translate.
+    text = text.replace("\\", "\\\\").replace("\t", "\\t")
+    return text.replace("\n", "\\n").replace("\r", "\\r")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 from mlflow.utils.uri import append_to_uri_path
 from msgspec import UNSET
@@ -17,6 +17,7 @@ from mlflow_bundle.remap import Placed
 from mlflow_bundle.report import Report
 from mlflow_bundle.sql.batch import Row
 from mlflow_bundle.sql.merge import Merge
+from mlflow_bundle.sql.points import Points
 from mlflow_bundle.sql.target import Target
 from mlflow_bundle.sql.writers.base import FileWriter, Writer, known, now_ms, null_names, text
 from mlflow_bundle.sql.writers.inputs import InputRows
@@ -37,8 +38,6 @@ _COMPARED = (
     "source_version",
     "lifecycle_stage",
 )
-_METRIC_COLUMNS = ("key", "value", "timestamp", "step", "is_nan", "run_uuid")
-
 Latest = tuple[int, int, float, bool]
 """Step, timestamp, value (0 for NaN), whether NaN: the greatest is the latest
 (``_update_latest_metrics_if_necessary``, mlflow/store/tracking/sqlalchemy_store.py)."""
@@ -206,12 +205,13 @@ class RunWriter(Writer):
             if key in refused or self._is_refused(run.id, key, folded):
                 refused.add(key)
                 continue
-            rows, top = _rows(history, run_id, self._to.report)
+            some = _points(history, run_id, self._to.report)
             if merge.fresh:
-                self._to.batch.insert_many("metrics", _METRIC_COLUMNS, rows, name=f"metrics.{key}")
-                points += len(rows)
+                self._to.batch.insert_points(some)
+                points += len(some)
             else:
-                points += self._to.batch.insert_missing("metrics", _METRIC_COLUMNS, rows)
+                points += self._to.batch.insert_missing(some)
+            top = _latest(some)
             latest[key] = max(latest.get(key, top), top)
         self._write_latest(merge, run_id, latest)
         if points:
@@ -263,32 +263,38 @@ def _news(end_time: int | None, stage: str, here: Row) -> tuple[str, ...]:
     return (*ended, *(("lifecycle_stage", "deleted_time") if deleted else ()))
 
 
-def _rows(
-    history: MetricHistory, run_id: str, report: Report
-) -> tuple[list[tuple[Any, ...]], Latest]:
-    """Return a history as rows, and its latest point."""
-    key, values = history.key, history.values
-    if all(map(math.isfinite, values)):
-        rows: list[tuple[Any, ...]] = [
-            (key, value, timestamp, step, False, run_id)
-            for value, timestamp, step in zip(
-                values, history.timestamps, history.steps, strict=True
-            )
-        ]
-        top = max(zip(history.steps, history.timestamps, values, strict=True))
-        return rows, (*top, False)
-    rows = []
-    best: Latest | None = None
-    for value, timestamp, step in zip(values, history.timestamps, history.steps, strict=True):
-        is_nan = math.isnan(value)
-        if is_nan:
-            value = 0.0
-        elif math.isinf(value):
-            value = math.copysign(LARGEST_FLOAT, value)
-            report.adjust(Run.kind, "metrics (infinity, which the database cannot hold)")
-        rows.append((key, value, timestamp, step, is_nan, run_id))
-        point = (step, timestamp, value, is_nan)
-        if best is None or point[:3] > best[:3]:
-            best = point
-    assert best is not None
-    return rows, best
+def _points(history: MetricHistory, run_id: str, report: Report) -> Points:
+    """Return a history as a database holds it."""
+    values: Sequence[float] = history.values
+    is_nan = [False] * len(values)
+    if not all(map(math.isfinite, values)):
+        is_nan = [math.isnan(value) for value in values]
+        infinite = sum(map(math.isinf, values))
+        if infinite:
+            reason = "metrics (infinity, which the database cannot hold)"
+            report.adjust(Run.kind, reason, infinite)
+        values = [_stored(value) for value in values]
+    return Points(history.key, run_id, values, history.timestamps, history.steps, is_nan)
+
+
+def _stored(value: float) -> float:
+    if math.isnan(value):
+        return 0.0
+    return math.copysign(LARGEST_FLOAT, value) if math.isinf(value) else value
+
+
+def _latest(points: Points) -> Latest:
+    """Return the latest of some points."""
+    last = max(points.steps)
+    if points.steps.count(last) == 1:
+        position = points.steps.index(last)
+    else:
+        values, timestamps = points.values, points.timestamps
+        every = [at for at, step in enumerate(points.steps) if step == last]
+        position = max(every, key=lambda at: (timestamps[at], values[at]))
+    return (
+        last,
+        points.timestamps[position],
+        points.values[position],
+        points.is_nan[position],
+    )
