@@ -7,6 +7,7 @@ driver gives them; JSON comes as text.
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -116,13 +117,33 @@ class Rows:
                 while rows := self._fetched(result.cursor, size):
                     yield rows
 
+    def numbers(self, statement: Select[Any], codes: str) -> Iterator[Row]:
+        """Yield the rows of a statement on one table whose values are numbers and never null.
+
+        Args:
+            statement: With the values that it needs.
+            codes: Type of each column as `struct` names it: ``q``, ``d`` or ``?``.
+        """
+        found = self._database.dialect.numbers(self._connection, statement, codes)
+        if found is None:
+            yield from itertools.chain.from_iterable(self.stream(statement))
+            return
+        with self._driver_errors():
+            yield from found
+
     def _fetched(self, cursor: Any, size: int) -> list[Row]:
+        with self._driver_errors():
+            rows: list[Row] = cursor.fetchmany(size)
+        return rows
+
+    @contextlib.contextmanager
+    def _driver_errors(self) -> Iterator[None]:
+        """Turn what the driver itself raises into our own error."""
         driver: Any = self._connection.dialect.loaded_dbapi
         try:
-            rows: list[Row] = cursor.fetchmany(size)
+            yield
         except driver.Error as exc:  # e.g. a text that is no UTF-8
             raise self._database.failure(exc) from exc
-        return rows
 
     def grouped(
         self,

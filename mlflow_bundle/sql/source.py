@@ -80,10 +80,13 @@ OpenTree = Callable[[str], ArtifactTree]
 """Opens the artifact files at a location of the database."""
 
 _ENTITIES_AT_ONCE = 200
-_BATCHES_AHEAD = 8
-_READERS = 4
-"""Threads that read batches, most of them waiting for another: while one waits for the points of
-runs, others go on to what comes behind them."""
+_AHEAD = 8
+"""What is read ahead: so many batches of entities, or a quarter of them of runs."""
+_RUNS_COST = 4
+_POINTS_AHEAD = 4
+"""Batches whose points are read ahead of that: they take longest, and other kinds lie between."""
+_BATCHES_SEEN = 200
+"""How far that looks for them."""
 _ROWS_AT_ONCE = 1000
 
 _Key = tuple[str, str, str]
@@ -378,35 +381,45 @@ class SqlSource(Source):
         self._stopped = False
         if histories:
             self._start_process(encoded=histories == "encoded")
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="mlflow-bundle-read") as pool:
+        with (
+            ThreadPoolExecutor(1, thread_name_prefix="mlflow-bundle-points") as points_pool,
+            ThreadPoolExecutor(1, thread_name_prefix="mlflow-bundle-read") as pool,
+        ):
             # The driver reads one batch while the batch before it is written.
-            readings = ordered_prefetch(
+            with_points = ordered_prefetch(
                 batches,
-                lambda batch: pool.submit(self._read_whole, batch, histories=histories),
-                budget=_BATCHES_AHEAD,
+                lambda batch: points_pool.submit(self._read_points, batch) if histories else None,
+                budget=_POINTS_AHEAD,
+                cost=lambda batch: int(_has_runs(batch)),
+                most=_BATCHES_SEEN,
+            )
+            readings = ordered_prefetch(
+                with_points,
+                lambda pair: pool.submit(self._read_batch, pair[0], items=bool(histories)),
+                budget=_AHEAD,
+                cost=lambda pair: _RUNS_COST if _has_runs(pair[0]) else 1,
             )
             try:
-                for batch, reading in readings:
-                    found, points, items = reading.result()
+                for (batch, reading_points), reading in readings:
+                    found, items = reading.result()
+                    points = reading_points.result() if reading_points is not None else None
                     for row in batch:
                         if (entity := found.get(_key(row))) is not None:
                             yield self._content(entity, row, points, items, files)
             except BaseException:
                 # Nobody waits for what is still being read.
-                pool.shutdown(wait=False, cancel_futures=True)
+                for each in (points_pool, pool):
+                    each.shutdown(wait=False, cancel_futures=True)
                 self._stop_process()
                 raise
         self._note_empty_store()
 
-    def _read_whole(
-        self, batch: Sequence[Selected], *, histories: HistoryReading
-    ) -> tuple[dict[_Key, Entity], SpooledPoints | None, dict[str, Items]]:
+    def _read_batch(
+        self, batch: Sequence[Selected], *, items: bool
+    ) -> tuple[dict[_Key, Entity], dict[str, Items]]:
+        """Read entities, and if asked for the items of those that have some."""
         with self._lock:
-            found = self._read(batch)
-            if not histories:
-                return found, None, {}
-            items = self._read_items(batch)
-        return found, self._read_points(batch), items
+            return self._read(batch), self._read_items(batch) if items else {}
 
     def _read(self, batch: Sequence[Selected]) -> dict[_Key, Entity]:
         """Read entities, whatever their kinds, by kind, id and experiment."""
@@ -575,6 +588,10 @@ class _LateTree(ArtifactTree):
 
     def open(self, file: ArtifactFile) -> OpenedArtifact:
         return self._opened().open(file)
+
+
+def _has_runs(batch: Sequence[Selected]) -> bool:
+    return any(row.kind == Run.kind for row in batch)
 
 
 def _by_kind(batch: Sequence[Selected]) -> dict[str, list[Selected]]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from sqlalchemy import Column, Connection, Engine, Table
+from sqlalchemy import Column, Connection, Engine, Select, Table
 from sqlalchemy.engine import URL
 
 from mlflow_bundle.sql.points import POINT_COLUMNS, Points
@@ -58,6 +58,20 @@ class Dialect(ABC):
 
     def settle(self, connection: Connection) -> None:
         """Free what a snapshot keeps for those who might join it; none may afterwards."""
+
+    def numbers(
+        self, connection: Connection, statement: Select[Any], codes: str
+    ) -> Iterator[tuple[Any, ...]] | None:
+        """Yield the rows of a statement whose values are numbers and never null.
+
+        None where the database has no faster way than its driver's usual one.
+
+        Args:
+            connection: Of a snapshot, over which nothing else is asked meanwhile.
+            statement: With the values that it needs.
+            codes: Type of each column as `struct` names it: ``q``, ``d`` or ``?``.
+        """
+        return None
 
     @abstractmethod
     def lock(self, engine: Engine) -> AbstractContextManager[bool]:

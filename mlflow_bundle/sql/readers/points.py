@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
-from sqlalchemy import ColumnElement, column, func, literal, select
+from sqlalchemy import ColumnClause, Select, column, func, literal, select
 
 from mlflow_bundle.sql.rows import Row, Rows, chunks
 
@@ -15,11 +15,12 @@ POINTS_PER_CHUNK = 50_000
 """Points of one metric of one run that are handed out at once, at most."""
 
 _NAN = float("nan")
-_POINT: tuple[ColumnElement[Any], ...] = tuple(
+_POINT: tuple[ColumnClause[Any], ...] = tuple(
     column(name) for name in ("timestamp", "step", "value", "is_nan")
 )
 """In the order by which servers sort a history. Without types: MySQL's would round to ten
 decimals."""
+_CODES = "qqd?"
 
 AddPoints = Callable[[str, str, Sequence[float], Sequence[int], Sequence[int]], None]
 """Takes points of a run: its id, key, values, timestamps in ms, steps. Those of one metric come in
@@ -56,7 +57,7 @@ def _read(rows: Rows, run_ids: Sequence[str], add: AddPoints) -> None:
     # By step too: SQLite has an index of that order.
     points = select(*_POINT).where(wanted).order_by(*histories, metrics.step)
     counted = list(chain.from_iterable(rows.stream(lengths)))
-    found = chain.from_iterable(rows.stream(points))
+    found = _points(rows, points)
     long = []
     for run_id, key, length in counted:
         history = islice(found, length)
@@ -69,6 +70,14 @@ def _read(rows: Rows, run_ids: Sequence[str], add: AddPoints) -> None:
     next(found, None)
     for run_id, key in long:
         _read_long(rows, run_id, key, add)
+
+
+def _points(rows: Rows, statement: Select[Any]) -> Iterator[Row]:
+    """Yield the rows of a statement that has the columns of a point."""
+    metrics = rows.table("metrics").c
+    if any(metrics[point.name].nullable for point in _POINT):
+        return chain.from_iterable(rows.stream(statement))
+    return rows.numbers(statement, _CODES)
 
 
 def _read_long(rows: Rows, run_id: str, key: str, add: AddPoints) -> None:
