@@ -90,8 +90,14 @@ class AuthSink(Sink):
 
     def finish(self) -> None:
         self._inner.finish()
-        if self._writer is not None and (self._roles or self._users):
+        if self._writer is None:
+            return
+        if self._roles or self._users:
             self._writer.write(self._roles, self._users)
+        else:
+            self._import.report.note(
+                "--auth-db: the source has no users and roles; an export with --auth-db has them"
+            )
 
     def abort(self) -> None:
         self._inner.abort()

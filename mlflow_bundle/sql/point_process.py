@@ -42,6 +42,7 @@ _PROGRAM = (
 _TYPES = ("d", "q", "q")
 """Of values, timestamps and steps, as `array` names them."""
 
+_OPENING_S = 60.0
 _GRACE_S = 5.0
 _READ_BYTES = 1 << 20
 
@@ -110,8 +111,15 @@ class PointProcess:
 
     def _wait_until_open(self) -> None:
         if not self._answered:
-            if self._receive() is not True:  # others may have written to its output
-                raise LostProcessError
+            # A database without a free connection would keep it waiting.
+            late = threading.Timer(_OPENING_S, self._process.kill)
+            late.daemon = True
+            late.start()
+            try:
+                if self._receive() is not True:  # others may have written to its output
+                    raise LostProcessError
+            finally:
+                late.cancel()
             self._answered = True
             self._database.settle()
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, repeat, takewhile
 
 import msgspec
 import sqlalchemy
@@ -73,13 +73,14 @@ from mlflow_bundle.sql.readers import (
 )
 from mlflow_bundle.sql.readers.points import read_points
 from mlflow_bundle.sql.rows import Rows
-from mlflow_bundle.sql.versions import version_of
+from mlflow_bundle.sql.versions import is_unknown, version_of
 from mlflow_bundle.version_files import lost_holders, own_locations
 
 OpenTree = Callable[[str], ArtifactTree]
 """Opens the artifact files at a location of the database."""
 
 _ENTITIES_AT_ONCE = 200
+_ENTITIES_FIRST = 40
 _AHEAD = 8
 """What is read ahead: so many batches of entities, or a quarter of them of runs."""
 _RUNS_COST = 4
@@ -192,6 +193,13 @@ class SqlSource(Source):
     def select(self, selection: Selection, report: Report) -> None:
         with self._lock:
             self._report, self._selection = report, selection
+            if is_unknown(self._database):
+                report.lose(
+                    "database",
+                    self._database.shown_uri,
+                    f"its schema (revision {self._database.revision}) is newer than what this "
+                    "mlflow-bundle knows: what only its tables and columns hold was left out",
+                )
             self._experiments = {
                 str(id): name
                 for id, name in self._rows.select("experiments", ("experiment_id", "name"))
@@ -377,7 +385,9 @@ class SqlSource(Source):
             for row in self._spool.iterate()
             if wanted is None or wanted(row.kind, row.id, row.parent)
         )
-        batches = iter(lambda: list(islice(rows, _ENTITIES_AT_ONCE)), [])
+        # The first is small: nothing can be written before it has come.
+        sizes = chain([_ENTITIES_FIRST], repeat(_ENTITIES_AT_ONCE))
+        batches = takewhile(bool, (list(islice(rows, size)) for size in sizes))
         self._stopped = False
         if histories:
             self._start_process(encoded=histories == "encoded")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from pathlib import Path
+
 from mlflow_bundle.sql.database import Database
 
 FIRST_VERSION = {
@@ -35,3 +38,25 @@ FIRST_VERSION = {
 def version_of(database: Database) -> str:
     """Return the oldest MLflow version whose schema this is; empty when that is not known."""
     return FIRST_VERSION.get(database.revision, "")
+
+
+def is_unknown(database: Database) -> bool:
+    """Whether a database has a schema that came after the last one of :data:`FIRST_VERSION`.
+
+    Tables and columns that it may have beyond them are not read. Databases between two of these
+    versions are known by the migrations of the installed MLflow.
+    """
+    revision = database.revision
+    if not revision or revision in FIRST_VERSION:
+        return False
+    from alembic.script import ScriptDirectory
+
+    spec = find_spec("mlflow")
+    assert spec is not None
+    assert spec.origin is not None
+    scripts = ScriptDirectory(str(Path(spec.origin).parent / "store/db_migrations"))
+    revisions = {script.revision for script in scripts.walk_revisions()}
+    last = next(reversed(FIRST_VERSION))
+    if last in revisions:
+        revisions = {script.revision for script in scripts.iterate_revisions(last, "base")}
+    return revision not in revisions
