@@ -408,6 +408,15 @@ def test_without_a_database_users_are_left_out_and_a_note_says_so(
     assert not (target.directory / "auth.db").exists()
 
 
+def test_a_bundle_without_users_and_a_database_for_them_leave_a_note(
+    source: Source, tmp_path: Path
+) -> None:
+    bundle, target = tmp_path / "no-users.mlbundle", made(tmp_path / "target")
+    run("export-all", "-o", bundle, *source.pair.words)
+    done = run("import-all", bundle, *target.words_with_auth)
+    assert any("has no users and roles" in note for note in done.report["notes"])
+
+
 def test_roles_go_into_the_workspace_that_theirs_is_mapped_to(
     source: Source, tmp_path: Path
 ) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from mlflow_bundle.errors import SourceError
 from mlflow_bundle.spooled_points import SpooledPoints
+from mlflow_bundle.sql import point_process
 from mlflow_bundle.sql import source as sql_source
 from mlflow_bundle.sql.database import Database
 from mlflow_bundle.sql.point_process import LostProcessError, PointProcess
@@ -93,6 +94,14 @@ class _Stuck(PointProcess):
         super().read(run_ids, points)
 
 
+class _Silent(PointProcess):
+    """Never opens, as one for which a pool has no connection."""
+
+    def __init__(self, database: Database, *, encoded: bool) -> None:
+        super().__init__(database, encoded=encoded)
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+
 class _Absent(PointProcess):
     """Cannot be started."""
 
@@ -140,6 +149,19 @@ def test_a_bundle_is_the_same(
     assert _differing(found, without) == []
     assert any(b'"NaN"' in content for content in found.values())
     assert sum("/metrics/test of" in path for path in found) == 3
+
+
+def test_one_that_never_opens_is_not_waited_for(
+    database: Path,
+    full_server: MlflowServer,
+    without: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sql_source, "PointProcess", _Silent)
+    monkeypatch.setattr(point_process, "_OPENING_S", 0.5)
+    found = _exported(f"sqlite:///{database}", tmp_path / "f", full_server.artifact_directory)
+    assert _differing(found, without) == []
 
 
 def test_ctrl_c_does_not_wait_for_it(

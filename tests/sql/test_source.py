@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import socket
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -348,6 +350,29 @@ def test_a_file_that_is_no_database_of_mlflows_is_refused(tmp_path: Any) -> None
     (tmp_path / "empty.db").touch()
     with pytest.raises(SourceError, match="holds nothing of MLflow's"):
         SqlSource(f"sqlite:///{tmp_path / 'empty.db'}", open_tree=lambda location: NoArtifacts())
+
+
+@pytest.mark.parametrize(
+    ("revision", "is_lost"),
+    [("ffffffffffff", True), ("1a0cddfcaa16", False), ("181f10493468", False), (None, False)],
+    ids=["of-the-future", "of-a-version", "between-two-versions", "installed"],
+)
+def test_a_schema_that_is_not_known_is_a_loss(
+    full_server: MlflowServer, tmp_path: Path, revision: str | None, is_lost: bool
+) -> None:
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(full_server.database, path)
+    with closing(sqlite3.connect(path)) as connection:
+        if revision is not None:
+            connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+            connection.commit()
+    source = SqlSource(f"sqlite:///{path}", open_tree=lambda location: NoArtifacts())
+    report = Report("test")
+    with closing(source):
+        source.select(Selection.all(), report)
+    losses = [loss.reason for loss in report.losses if loss.kind == "database"]
+    assert len(losses) == is_lost
+    assert all("(revision ffffffffffff) is newer" in reason for reason in losses)
 
 
 def test_runs_keep_what_only_a_database_knows(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 
-from mlflow_bundle.contracts import Content
+from mlflow_bundle.contracts import Content, NoArtifacts
 from mlflow_bundle.entities import Experiment, MetricHistory, Run, RunInfo
 from mlflow_bundle.errors import SinkError
 from mlflow_bundle.importing import ImportOptions
@@ -17,6 +18,7 @@ from mlflow_bundle.report import Report
 from mlflow_bundle.selection import Selection
 from mlflow_bundle.sql.artifacts import ArtifactStore
 from mlflow_bundle.sql.sink import SqlSink
+from mlflow_bundle.sql.source import SqlSource
 from mlflow_bundle.transfer import transfer
 from tests.bundles.memory import MemorySource
 from tests.sql.databases import is_reachable, new_database
@@ -100,6 +102,51 @@ def test_values_that_are_no_numbers_are_kept_as_mlflow_keeps_them(uri: str) -> N
     ]
     latest = rows(uri, "SELECT step, value, is_nan FROM latest_metrics")
     assert [(step, value, bool(is_nan)) for step, value, is_nan in latest] == [(4, 0.0, True)]
+
+
+def test_points_come_back_to_the_last_bit(uri: str) -> None:
+    keys = ["a/b", "100%s", "back\\slash", "quote'\"", "ü 日本 😀", "tab\tline\n", "x" * 250]
+    values = [5e-324, -0.0, LARGEST, 1e22, 0.1, -1 / 3]
+    histories = [
+        MetricHistory(
+            key=key,
+            values=values,
+            timestamps=[0, 2**63 - 1, -1, 1_700_000_000_000, 5, 6],
+            steps=[-(2**63), 2**63 - 1, 0, 1, 2, 3],
+        )
+        for key in keys
+    ]
+    assert put(uri, *contents(RUN_ID, *histories)).losses == []
+    source = SqlSource(uri, open_tree=lambda location: NoArtifacts())
+    with contextlib.closing(source):
+        source.select(Selection.all(), Report())
+        (found,) = [
+            list(content.histories())
+            for content in source.iter_contents()
+            if isinstance(content.entity, Run)
+        ]
+    assert sorted(entry.key for entry in found) == sorted(keys)
+    given = sorted(zip(histories[0].steps, histories[0].timestamps, values, strict=True))
+    for entry in found:
+        # Only the sign of zero is nothing that SQLite and MySQL would keep.
+        assert sorted(zip(entry.steps, entry.timestamps, entry.values, strict=True)) == given
+
+
+def test_a_text_that_no_driver_can_send_is_lost_alone(uri: str) -> None:
+    report = put(uri, *contents(RUN_ID, history("m", (1, 0.5)), bad="\ud800", good="x"))
+    assert [loss.field for loss in report.losses] == ["params.bad"]
+    assert rows(uri, "SELECT params.key FROM params") == [("good",)]
+    assert rows(uri, "SELECT metrics.key, step FROM metrics") == [("m", 1)]
+
+
+def test_a_number_that_no_driver_can_send_is_lost_alone(uri: str) -> None:
+    if uri.startswith("mysql"):
+        return  # it takes the largest number for it, as documented of INSERT IGNORE
+    late = MetricHistory(key="late", values=[1.0, 2.0], timestamps=[1, 2**63], steps=[1, 2])
+    report = put(uri, *contents(RUN_ID, history("m", (1, 0.5)), late))
+    assert {loss.field for loss in report.losses} == {"metrics.late"}
+    found = rows(uri, "SELECT metrics.key, timestamp FROM metrics ORDER BY metrics.key")
+    assert found == [("late", 1), ("m", 1001)]
 
 
 def test_texts_come_back_as_they_were(uri: str) -> None:

@@ -10,7 +10,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
-from typing import IO, Any, Generic, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 import sqlalchemy
@@ -259,8 +259,14 @@ def _copy(cursor: Any, statement: str, pieces: Iterable[AnyPiece]) -> None:
     Piece by piece: the server takes in one while the next is made.
     """
     if hasattr(cursor, "copy_expert"):
-        stream: _Pieces[AnyPiece] = _Pieces(iter(pieces))
-        cursor.copy_expert(statement, stream, size=_READ_BYTES)
+        stream = _Pieces(iter(pieces), encoding=_encoding_of(cursor))
+        try:
+            cursor.copy_expert(statement, stream, size=_READ_BYTES)
+        except Exception:
+            # The driver raises one of its own, as if the server had failed.
+            if stream.failure is not None:
+                raise stream.failure from None
+            raise
     else:
         with cursor.copy(statement) as copy:
             for piece in pieces:
@@ -277,19 +283,40 @@ def _copy_out(cursor: Any, statement: str, file: IO[bytes]) -> None:
                 file.write(piece)
 
 
-class _Pieces(io.IOBase, Generic[AnyPiece]):
-    """Texts or bytes as a stream that is read to its end, whatever size is asked for at a time."""
+def _encoding_of(cursor: Any) -> str:
+    """Python's name of the encoding in which psycopg2 sends texts."""
+    from psycopg2.extensions import encodings
 
-    def __init__(self, pieces: Iterator[AnyPiece]) -> None:
-        self._pieces: Iterator[AnyPiece] = pieces
-        self._piece: AnyPiece | None = None
+    return str(encodings[cursor.connection.encoding])
+
+
+class _Pieces(io.RawIOBase):
+    """Texts or bytes as one stream, which is read to its end.
+
+    Args:
+        pieces: What it consists of.
+        encoding: Of the texts.
+    """
+
+    def __init__(self, pieces: Iterator[str] | Iterator[bytes], *, encoding: str) -> None:
+        self._pieces = pieces
+        self._encoding = encoding
+        self._piece = b""
         self._at = 0
+        self.failure: Exception | None = None
+        """What a piece could not be made for."""
 
-    def read(self, size: int) -> AnyPiece | str:
-        while self._piece is None or self._at >= len(self._piece):
-            self._piece, self._at = next(self._pieces, None), 0
-            if self._piece is None:
-                return ""
+    def read(self, size: int = -1, /) -> bytes:
+        while self._at >= len(self._piece):
+            try:
+                piece = next(self._pieces, None)
+                if piece is None:
+                    return b""
+                self._piece = piece if isinstance(piece, bytes) else piece.encode(self._encoding)
+            except Exception as exc:
+                self.failure = exc
+                raise
+            self._at = 0
         start, self._at = self._at, self._at + size
         return self._piece[start : self._at]
 
@@ -306,16 +333,18 @@ def _binary_rows(points: Points) -> bytes:
     for text in (points.key.encode(), points.run_id.encode()):
         head += len(text).to_bytes(4, "big") + text
     pack = struct.Struct(f">{len(head)}sidiqiqi?").pack
-    return b"".join(
-        map(
-            pack,
-            repeat(head),
-            *(repeat(8), points.values),
-            *(repeat(8), points.timestamps),
-            *(repeat(8), points.steps),
-            *(repeat(1), points.is_nan),
-        )
+    rows = map(
+        pack,
+        repeat(head),
+        *(repeat(8), points.values),
+        *(repeat(8), points.timestamps),
+        *(repeat(8), points.steps),
+        *(repeat(1), points.is_nan),
     )
+    try:
+        return b"".join(rows)
+    except struct.error as exc:
+        raise OverflowError(str(exc)) from exc
 
 
 def _texts(column: Sequence[Any]) -> Iterable[str]:
