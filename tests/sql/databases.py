@@ -40,14 +40,19 @@ def is_reachable(dialect: str) -> bool:
 
 
 @contextlib.contextmanager
-def new_database(dialect: str) -> Iterator[str]:
-    """Make an empty database and drop it at the end; gives its URI."""
+def new_database(dialect: str, options: str = "") -> Iterator[str]:
+    """Make an empty database and drop it at the end; gives its URI.
+
+    Args:
+        dialect: Of the server.
+        options: Of ``CREATE DATABASE``.
+    """
     uri = server_uri(dialect)
     name = f"sqlsink_{uuid.uuid4().hex[:12]}"
     engine = sqlalchemy.create_engine(uri, isolation_level="AUTOCOMMIT")
     try:
         with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+            connection.exec_driver_sql(f"CREATE DATABASE {name} {options}")
         try:
             yield make_url(uri).set(database=name).render_as_string(hide_password=False)
         finally:

@@ -149,6 +149,17 @@ def test_a_number_that_no_driver_can_send_is_lost_alone(uri: str) -> None:
     assert found == [("late", 1), ("m", 1001)]
 
 
+def test_a_database_of_another_encoding_keeps_what_that_has(prerequisite: Demand) -> None:
+    prerequisite(is_reachable("postgresql"), "a postgresql server")
+    options = "TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'"
+    with new_database("postgresql", options) as uri:
+        histories = (history("größe", (1, 0.5)), history("日本", (1, 0.5)), history("m", (1, 0.5)))
+        report = put(uri, *contents(RUN_ID, *histories, straße="ä", other="日本"))
+        assert {loss.field for loss in report.losses} == {"metrics.日本", "params.other"}
+        assert rows(uri, "SELECT params.key, value FROM params") == [("straße", "ä")]
+        assert sorted(rows(uri, "SELECT metrics.key FROM metrics")) == [("größe",), ("m",)]
+
+
 def test_texts_come_back_as_they_were(uri: str) -> None:
     texts = {
         "tab": "a\tb",

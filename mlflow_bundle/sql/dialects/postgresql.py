@@ -10,7 +10,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
-from typing import IO, Any, TypeVar
+from typing import IO, Any
 
 import msgspec
 import sqlalchemy
@@ -50,8 +50,6 @@ _NUMBER_TYPES: dict[str, TypeEngine[Any]] = {
 _BINARY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 """What the binary format of ``COPY`` begins with: no flags, no extension."""
 _BINARY_END = b"\xff\xff"
-
-AnyPiece = TypeVar("AnyPiece", str, bytes)
 
 
 class PostgreSql(Dialect):
@@ -122,7 +120,11 @@ class PostgreSql(Dialect):
         *,
         pass_over: bool = False,
     ) -> int:
-        pieces = (_lines(rows[start : start + _ROWS]) for start in range(0, len(rows), _ROWS))
+        encoding = _encoding_of(connection)
+        pieces = (
+            _lines(rows[start : start + _ROWS]).encode(encoding)
+            for start in range(0, len(rows), _ROWS)
+        )
         count = _insert(connection, table, columns, pieces, pass_over=pass_over)
         return len(rows) if count is None else count
 
@@ -135,7 +137,9 @@ class PostgreSql(Dialect):
         pass_over: bool = False,
     ) -> int:
         # Binary is a fraction of the work for both sides, and the types are known.
-        pieces = itertools.chain([_BINARY_HEAD], map(_binary_rows, points), [_BINARY_END])
+        encoding = _encoding_of(connection)
+        rows = (_binary_rows(some, encoding) for some in points)
+        pieces = itertools.chain([_BINARY_HEAD], rows, [_BINARY_END])
         count = _insert(
             connection, table, POINT_COLUMNS, pieces, pass_over=pass_over, options="(FORMAT binary)"
         )
@@ -219,7 +223,7 @@ def _insert(
     connection: Connection,
     table: Table,
     columns: Sequence[str],
-    pieces: Iterable[AnyPiece],
+    pieces: Iterable[bytes],
     *,
     pass_over: bool,
     options: str = "",
@@ -253,13 +257,13 @@ def _insert(
         return count
 
 
-def _copy(cursor: Any, statement: str, pieces: Iterable[AnyPiece]) -> None:
+def _copy(cursor: Any, statement: str, pieces: Iterable[bytes]) -> None:
     """Send data with psycopg2 or psycopg 3.
 
     Piece by piece: the server takes in one while the next is made.
     """
     if hasattr(cursor, "copy_expert"):
-        stream = _Pieces(iter(pieces), encoding=_encoding_of(cursor))
+        stream = _Pieces(iter(pieces))
         try:
             cursor.copy_expert(statement, stream, size=_READ_BYTES)
         except Exception:
@@ -283,40 +287,36 @@ def _copy_out(cursor: Any, statement: str, file: IO[bytes]) -> None:
                 file.write(piece)
 
 
-def _encoding_of(cursor: Any) -> str:
-    """Python's name of the encoding in which psycopg2 sends texts."""
+def _encoding_of(connection: Connection) -> str:
+    """Python's name of the encoding in which a connection's texts are sent."""
+    driver: Any = connection.connection.dbapi_connection
+    if connection.dialect.driver != "psycopg2":
+        return str(driver.info.encoding)
     from psycopg2.extensions import encodings
 
-    return str(encodings[cursor.connection.encoding])
+    return str(encodings[driver.encoding])
 
 
 class _Pieces(io.RawIOBase):
-    """Texts or bytes as one stream, which is read to its end.
+    """Pieces as one stream, which is read to its end."""
 
-    Args:
-        pieces: What it consists of.
-        encoding: Of the texts.
-    """
-
-    def __init__(self, pieces: Iterator[str] | Iterator[bytes], *, encoding: str) -> None:
+    def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
-        self._encoding = encoding
         self._piece = b""
         self._at = 0
         self.failure: Exception | None = None
-        """What a piece could not be made for."""
+        """Why a piece could not be made."""
 
     def read(self, size: int = -1, /) -> bytes:
         while self._at >= len(self._piece):
             try:
                 piece = next(self._pieces, None)
-                if piece is None:
-                    return b""
-                self._piece = piece if isinstance(piece, bytes) else piece.encode(self._encoding)
             except Exception as exc:
                 self.failure = exc
                 raise
-            self._at = 0
+            if piece is None:
+                return b""
+            self._piece, self._at = piece, 0
         start, self._at = self._at, self._at + size
         return self._piece[start : self._at]
 
@@ -327,11 +327,12 @@ def _lines(rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(map("\t".join, zip(*columns, strict=True))) + "\n"
 
 
-def _binary_rows(points: Points) -> bytes:
+def _binary_rows(points: Points, encoding: str) -> bytes:
     """Points in the binary format of ``COPY``: each value with its length before it."""
     head = len(POINT_COLUMNS).to_bytes(2, "big")
-    for text in (points.key.encode(), points.run_id.encode()):
-        head += len(text).to_bytes(4, "big") + text
+    for text in (points.key, points.run_id):
+        encoded = text.encode(encoding)
+        head += len(encoded).to_bytes(4, "big") + encoded
     pack = struct.Struct(f">{len(head)}sidiqiqi?").pack
     rows = map(
         pack,
