@@ -78,6 +78,9 @@ _RUNS_PER_BATCH = 100
 _BATCHES_AHEAD = 2
 _ROWS_AT_ONCE = 500
 
+_NEWEST_KNOWN = (3, 17)
+"""Newest minor version of MLflow whose every kind of entity is looked for."""
+
 
 class RestSource(Source):
     """Source over one MLflow server.
@@ -150,6 +153,11 @@ class RestSource(Source):
 
     def select(self, selection: Selection, report: Report) -> None:
         self._report = report
+        if self._version[:2] > _NEWEST_KNOWN:
+            report.note(
+                f"the server runs MLflow {self.info.mlflow_version}, which is newer than this "
+                "mlflow-bundle knows: what MLflow keeps since then is not looked for"
+            )
         self._experiments = {e.experiment_id: e for e in iter_experiments(self._session)}
         models = self._list_models(selection)
         selection = without_refused(
