@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 import msgspec
@@ -14,6 +15,17 @@ StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _MEMORY_BYTES = 1024 * 1024
 _LENGTH_BYTES = 8
+
+
+@contextmanager
+def temporary_file_named() -> Iterator[None]:
+    """Let errors of a temporary file, which has no name, tell where it lies."""
+    try:
+        yield
+    except OSError as exc:
+        if exc.filename is None:
+            exc.filename = tempfile.gettempdir()
+        raise
 
 
 class Spooled(Generic[StructT]):
@@ -30,8 +42,9 @@ class Spooled(Generic[StructT]):
     def add(self, record: StructT) -> None:
         """Append one record."""
         data = msgspec.msgpack.encode(record)
-        self._file.write(len(data).to_bytes(_LENGTH_BYTES, "little"))
-        self._file.write(data)
+        with temporary_file_named():
+            self._file.write(len(data).to_bytes(_LENGTH_BYTES, "little"))
+            self._file.write(data)
 
     def __iter__(self) -> Iterator[StructT]:
         self._file.seek(0)

@@ -11,6 +11,7 @@ from typing import IO, Any, NamedTuple
 
 from mlflow_bundle.bundles.documents import decode_points, history_of, history_order
 from mlflow_bundle.entities import EncodedHistory, MetricHistory
+from mlflow_bundle.spooled import temporary_file_named
 
 _SPILL_BYTES = 16 * 1024 * 1024
 """What one of these holds in memory; several batches wait at once."""
@@ -106,12 +107,13 @@ class SpooledPoints:
         if self._file is None:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
             weakref.finalize(self, self._file.close)
-        offset = self._file.seek(0, 2)
-        if isinstance(content, bytes):
-            self._file.write(content)
-        else:
-            for column in content:
-                self._file.write(column.tobytes())
+        with temporary_file_named():
+            offset = self._file.seek(0, 2)
+            if isinstance(content, bytes):
+                self._file.write(content)
+            else:
+                for column in content:
+                    self._file.write(column.tobytes())
         return offset
 
     def _read(self, chunk: _Chunk) -> Columns | bytes:

@@ -278,7 +278,7 @@ class Batch:
         if self._rows >= 2 * _ROWS:
             self._spill()
 
-    def insert_missing(self, points: Points) -> int:
+    def insert_missing(self, points: Sequence[Points]) -> int:
         """Insert those points, whose texts are known to fit, that are not there yet.
 
         They are written at once, in the transaction of the entity.
@@ -287,7 +287,7 @@ class Batch:
             How many were missing.
         """
         self._spill()
-        return self._attempt(lambda: self._insert_points([points], pass_over=True))
+        return self._attempt(lambda: self._insert_points(points, pass_over=True))
 
     def execute(self, statement: sqlalchemy.Executable) -> None:
         """Run a statement at once, in the transaction of the entity that was begun."""

@@ -88,6 +88,9 @@ def require_file(uri: str) -> None:
 def holds_nothing(uri: str) -> bool:
     """Whether a database has no tables yet, or is a file that does not exist.
 
+    MLflow begins with a few tables of its first version, in a transaction of their own: where one
+    that was killed has left these, and nothing is in them, there is nothing either.
+
     Raises:
         SelectionError: The URI cannot be used.
         SinkError: It cannot be reached.
@@ -97,7 +100,19 @@ def holds_nothing(uri: str) -> bool:
         return True
     with contextlib.closing(Database(uri, error=SinkError)) as database, database.errors():
         names = sqlalchemy.inspect(database.engine).get_table_names()
-    return all(name.startswith("alembic_") for name in names)
+        if all(name.startswith("alembic_") for name in names):
+            return True
+        if not set(names) <= set(mlflow_db.InitialBase.metadata.tables):
+            return False
+        with database.engine.connect() as connection:
+            one = sqlalchemy.literal(1)
+            return all(
+                connection.execute(
+                    sqlalchemy.select(one).select_from(sqlalchemy.table(name)).limit(1)
+                ).first()
+                is None
+                for name in names
+            )
 
 
 def installed_tables() -> frozenset[str]:

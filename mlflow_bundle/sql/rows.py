@@ -13,7 +13,8 @@ from typing import Any, cast
 
 import sqlalchemy
 from sqlalchemy import ColumnElement, Connection, Select, Table
-from sqlalchemy.types import JSON
+from sqlalchemy.dialects.mysql import CHAR
+from sqlalchemy.types import BINARY, JSON
 
 from mlflow_bundle.sql.database import Database, null
 
@@ -95,13 +96,16 @@ class Rows:
         """Return a table that there is, for statements of one's own."""
         return self._database.tables[name]
 
-    def exact(self, column: ColumnElement[Any]) -> tuple[ColumnElement[Any], ...]:
+    def exact(self, text: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return what orders a text so that equal ones, and only these, come together.
 
-        MySQL's usual order does not tell upper from lower case.
+        MySQL's usual order does not tell upper from lower case. Whatever the encoding of a column,
+        it gives the same as for a text of ours, and no more bytes than MySQL looks at when it sorts
+        (``max_sort_length``: 1024).
         """
-        is_mysql = self._connection.dialect.name in ("mysql", "mariadb")
-        return (sqlalchemy.func.hex(column),) if is_mysql else (column,)
+        if self._connection.dialect.name not in ("mysql", "mariadb"):
+            return text
+        return sqlalchemy.cast(sqlalchemy.cast(text, CHAR(charset="utf8mb4")), BINARY())
 
     def stream(self, statement: Select[Any], size: int = _ROWS_AT_ONCE) -> Iterator[Sequence[Row]]:
         """Yield the rows of a statement, at most ``size`` at a time."""

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, repeat, takewhile
+from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy
@@ -75,6 +76,8 @@ from mlflow_bundle.sql.readers.points import read_points
 from mlflow_bundle.sql.rows import Rows
 from mlflow_bundle.sql.versions import is_unknown, version_of
 from mlflow_bundle.version_files import lost_holders, own_locations
+
+ResultT = TypeVar("ResultT")
 
 OpenTree = Callable[[str], ArtifactTree]
 """Opens the artifact files at a location of the database."""
@@ -181,6 +184,8 @@ class SqlSource(Source):
         self._selection = Selection()
         self._report = Report()
         self._process: PointProcess | None = None
+        self._failure: Exception | None = None
+        """What ended the reading."""
         self._stopped = False
         """Whether nobody waits for points any more."""
 
@@ -398,14 +403,16 @@ class SqlSource(Source):
             # The driver reads one batch while the batch before it is written.
             with_points = ordered_prefetch(
                 batches,
-                lambda batch: points_pool.submit(self._read_points, batch) if histories else None,
+                lambda batch: (
+                    self._submit(points_pool, self._read_points, batch) if histories else None
+                ),
                 budget=_POINTS_AHEAD,
                 cost=lambda batch: int(_has_runs(batch)),
                 most=_BATCHES_SEEN,
             )
             readings = ordered_prefetch(
                 with_points,
-                lambda pair: pool.submit(self._read_batch, pair[0], items=bool(histories)),
+                lambda pair: self._submit(pool, self._read_batch, pair[0], bool(histories)),
                 budget=_AHEAD,
                 cost=lambda pair: _RUNS_COST if _has_runs(pair[0]) else 1,
             )
@@ -416,16 +423,32 @@ class SqlSource(Source):
                     for row in batch:
                         if (entity := found.get(_key(row))) is not None:
                             yield self._content(entity, row, points, items, files)
-            except BaseException:
+            except BaseException as exc:
                 # Nobody waits for what is still being read.
                 for each in (points_pool, pool):
                     each.shutdown(wait=False, cancel_futures=True)
                 self._stop_process()
+                if isinstance(exc, Exception) and self._failure is not None:
+                    raise self._failure from None
                 raise
         self._note_empty_store()
 
+    def _submit(
+        self, pool: ThreadPoolExecutor, read: Callable[..., ResultT], *args: Any
+    ) -> Future[ResultT]:
+        """Read something in a pool; what fails first is kept: the rest only follows from it."""
+
+        def noting() -> ResultT:
+            try:
+                return read(*args)
+            except Exception as exc:
+                self._failure = self._failure or exc
+                raise
+
+        return pool.submit(noting)
+
     def _read_batch(
-        self, batch: Sequence[Selected], *, items: bool
+        self, batch: Sequence[Selected], items: bool
     ) -> tuple[dict[_Key, Entity], dict[str, Items]]:
         """Read entities, and if asked for the items of those that have some."""
         with self._lock:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import math
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy
+from mlflow.store.db.utils import InitialBase
 
 from mlflow_bundle.contracts import Content, NoArtifacts
 from mlflow_bundle.entities import Experiment, MetricHistory, Run, RunInfo
@@ -17,6 +21,7 @@ from mlflow_bundle.importing import ImportOptions
 from mlflow_bundle.report import Report
 from mlflow_bundle.selection import Selection
 from mlflow_bundle.sql.artifacts import ArtifactStore
+from mlflow_bundle.sql.readers import points
 from mlflow_bundle.sql.sink import SqlSink
 from mlflow_bundle.sql.source import SqlSource
 from mlflow_bundle.transfer import transfer
@@ -76,6 +81,29 @@ def rows(uri: str, statement: str) -> list[tuple[object, ...]]:
         return [tuple(row) for row in connection.exec_driver_sql(statement)]
 
 
+def execute(uri: str, statement: str) -> None:
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(statement)
+
+
+def points_of(history: MetricHistory) -> list[tuple[int, int, float]]:
+    return sorted(zip(history.steps, history.timestamps, history.values, strict=True))
+
+
+def read_back(uri: str) -> dict[str, list[tuple[int, int, float]]]:
+    """Points of the one run there is, by key."""
+    found: dict[str, list[tuple[int, int, float]]] = {}
+    source = SqlSource(uri, open_tree=lambda location: NoArtifacts())
+    with contextlib.closing(source):
+        source.select(Selection.all(), Report())
+        for content in source.iter_contents():
+            if isinstance(content.entity, Run):
+                for part in content.histories():
+                    found.setdefault(part.key, []).extend(points_of(part))
+    return {key: sorted(each) for key, each in found.items()}
+
+
 def test_points_that_come_twice_are_there_once(uri: str) -> None:
     twice = history("m", (1, 0.5), (1, 0.5), (2, 1.5))
     more = history("m", (2, 1.5), (3, 2.5))
@@ -117,19 +145,83 @@ def test_points_come_back_to_the_last_bit(uri: str) -> None:
         for key in keys
     ]
     assert put(uri, *contents(RUN_ID, *histories)).losses == []
-    source = SqlSource(uri, open_tree=lambda location: NoArtifacts())
-    with contextlib.closing(source):
-        source.select(Selection.all(), Report())
-        (found,) = [
-            list(content.histories())
-            for content in source.iter_contents()
-            if isinstance(content.entity, Run)
-        ]
-    assert sorted(entry.key for entry in found) == sorted(keys)
-    given = sorted(zip(histories[0].steps, histories[0].timestamps, values, strict=True))
-    for entry in found:
-        # Only the sign of zero is nothing that SQLite and MySQL would keep.
-        assert sorted(zip(entry.steps, entry.timestamps, entry.values, strict=True)) == given
+    given = points_of(histories[0])
+    # Only the sign of zero is nothing that SQLite and MySQL would keep.
+    assert read_back(uri) == dict.fromkeys(keys, given)
+
+
+def test_keys_that_begin_alike_keep_their_points(uri: str) -> None:
+    histories = [
+        history("日" * 200 + end, *((step, base + step) for step in range(30)))
+        for end, base in (("A", 1000.0), ("B", 2000.0), ("a", 3000.0))
+        if not (end == "a" and uri.startswith("mysql"))  # it takes A and a for one
+    ]
+    assert put(uri, *contents(RUN_ID, *histories)).losses == []
+    assert read_back(uri) == {each.key: points_of(each) for each in histories}
+
+
+@pytest.mark.parametrize(
+    ("dialect", "options"),
+    [("mysql", "CHARACTER SET latin1"), ("postgresql", "")],
+    ids=["latin1", "rounding"],
+)
+def test_long_histories_come_back_whole(
+    dialect: str, options: str, prerequisite: Demand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prerequisite(is_reachable(dialect), f"a {dialect} server")
+    monkeypatch.setattr(points, "POINTS_PER_CHUNK", 7)
+    monkeypatch.setenv("PGOPTIONS", "-c extra_float_digits=0")
+    histories = [
+        history(key, *((step, step / 3) for step in range(20))) for key in ("précision", "p")
+    ]
+    with new_database(dialect, options) as uri:
+        assert put(uri, *contents(RUN_ID, *histories)).losses == []
+        assert read_back(uri) == {each.key: points_of(each) for each in histories}
+
+
+def test_a_column_of_another_type_gets_no_garbage(prerequisite: Demand) -> None:
+    prerequisite(is_reachable("postgresql"), "a postgresql server")
+    many = history("m", *((step, step / 2) for step in range(10)))
+    with new_database("postgresql") as uri:
+        put(uri, Content(entity=Experiment(experiment_id="7", name="odd")))
+        execute(uri, "ALTER TABLE metrics ALTER COLUMN step TYPE numeric")
+        execute(uri, "ALTER TABLE metrics ALTER COLUMN timestamp TYPE double precision")
+        assert put(uri, *contents(RUN_ID, many)).losses == []
+        assert read_back(uri) == {"m": points_of(many)}
+
+
+def test_a_full_disk_for_temporary_files_is_told_as_such(
+    prerequisite: Demand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prerequisite(is_reachable("postgresql"), "a postgresql server")
+
+    class Full(io.BytesIO):
+        def write(self, data: object) -> int:
+            raise OSError(errno.ENOSPC, "no space left")
+
+    with new_database("postgresql") as uri:
+        put(uri, *contents(RUN_ID, history("m", (1, 0.5))))
+        monkeypatch.setattr(tempfile, "TemporaryFile", lambda **options: Full())
+        with pytest.raises(OSError, match="no space left") as caught:
+            read_back(uri)
+    assert caught.value.filename == tempfile.gettempdir()
+
+
+def test_tables_that_a_killed_import_began_with_are_no_obstacle(uri: str) -> None:
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    InitialBase.metadata.create_all(engine)
+    many = history("m", (1, 0.5))
+    assert put(uri, *contents(RUN_ID, many)).losses == []
+    assert read_back(uri) == {"m": points_of(many)}
+
+
+def test_a_database_of_before_there_were_revisions_is_not_taken_for_an_empty_one(uri: str) -> None:
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    InitialBase.metadata.create_all(engine)
+    execute(uri, "INSERT INTO experiments (experiment_id, name) VALUES (1, 'old')")
+    with pytest.raises(SinkError, match="of an older MLflow"):
+        put(uri, *contents(RUN_ID))
+    assert rows(uri, "SELECT name FROM experiments") == [("old",)]
 
 
 def test_a_text_that_no_driver_can_send_is_lost_alone(uri: str) -> None:

@@ -32,6 +32,7 @@ from sqlalchemy.dialects.postgresql.base import PGDialect
 from sqlalchemy.engine import URL
 from sqlalchemy.types import TypeEngine
 
+from mlflow_bundle.spooled import temporary_file_named
 from mlflow_bundle.sql.dialects.base import LOCK_NAME, Dialect, quoted, too_long, with_driver
 from mlflow_bundle.sql.points import POINT_COLUMNS, Points
 
@@ -47,6 +48,26 @@ _NUMBER_TYPES: dict[str, TypeEngine[Any]] = {
 }
 """Types whose binary form is what `struct` makes of these codes."""
 
+_POINT_TYPES = {
+    "value": DOUBLE_PRECISION,
+    "timestamp": sqlalchemy.BIGINT,
+    "step": sqlalchemy.BIGINT,
+    "is_nan": sqlalchemy.BOOLEAN,
+}
+"""What ``metrics`` has to have for its points to come in binary."""
+
+_ENCODING = "utf-8"
+"""Of texts on their way, whatever the database's is."""
+
+_SETTINGS = {
+    "extra_float_digits": "3",  # else older servers, and some settings, round
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "transaction_timeout": "0",
+}
+"""Of every session, as `pg_dump` has them. Not every server knows them all."""
+
 _BINARY_HEAD = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 """What the binary format of ``COPY`` begins with: no flags, no extension."""
 _BINARY_END = b"\xff\xff"
@@ -58,7 +79,11 @@ class PostgreSql(Dialect):
 
     def engine(self, url: URL) -> Engine:
         url = with_driver(url, self.name, {"psycopg2": "psycopg2", "psycopg": "psycopg"})
-        return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+        engine = sqlalchemy.create_engine(
+            url, poolclass=sqlalchemy.NullPool, client_encoding=_ENCODING
+        )
+        sqlalchemy.event.listen(engine, "connect", _settle_session)
+        return engine
 
     @contextlib.contextmanager
     def snapshot(self, engine: Engine) -> Iterator[Connection]:
@@ -96,10 +121,10 @@ class PostgreSql(Dialect):
             dialect=plain, compile_kwargs={"literal_binds": True}
         )
         row = struct.Struct(">2x" + "".join(f"4x{code}" for code in codes))
-        with tempfile.TemporaryFile(buffering=_READ_BYTES) as file:
+        with temporary_file_named(), tempfile.TemporaryFile(buffering=_READ_BYTES) as file:
             with contextlib.closing(connection.connection.cursor()) as cursor:
                 _copy_out(cursor, f"COPY ({query}) TO STDOUT (FORMAT binary)", file)
-            file.seek(len(_BINARY_HEAD))
+            file.seek(len(_BINARY_HEAD))  # writes what is left, too
             # What ends it is shorter than a row.
             while len(some := file.read(row.size * _ROWS)) >= row.size:
                 yield from row.iter_unpack(memoryview(some)[: len(some) // row.size * row.size])
@@ -120,9 +145,8 @@ class PostgreSql(Dialect):
         *,
         pass_over: bool = False,
     ) -> int:
-        encoding = _encoding_of(connection)
         pieces = (
-            _lines(rows[start : start + _ROWS]).encode(encoding)
+            _lines(rows[start : start + _ROWS]).encode(_ENCODING)
             for start in range(0, len(rows), _ROWS)
         )
         count = _insert(connection, table, columns, pieces, pass_over=pass_over)
@@ -136,10 +160,10 @@ class PostgreSql(Dialect):
         *,
         pass_over: bool = False,
     ) -> int:
-        # Binary is a fraction of the work for both sides, and the types are known.
-        encoding = _encoding_of(connection)
-        rows = (_binary_rows(some, encoding) for some in points)
-        pieces = itertools.chain([_BINARY_HEAD], rows, [_BINARY_END])
+        # Binary is a fraction of the work for both sides; what is of another type would be garbage.
+        if any(type(table.c[name].type) is not kind for name, kind in _POINT_TYPES.items()):
+            return super().insert_points(connection, table, points, pass_over=pass_over)
+        pieces = itertools.chain([_BINARY_HEAD], map(_binary_rows, points), [_BINARY_END])
         count = _insert(
             connection, table, POINT_COLUMNS, pieces, pass_over=pass_over, options="(FORMAT binary)"
         )
@@ -198,6 +222,17 @@ class PostgreSql(Dialect):
                 .where(sequence.is_not(None))
                 .where(highest.is_not(None))
             )
+
+
+def _settle_session(connection: Any, _: object) -> None:
+    """Set up a connection of the driver's own."""
+    with contextlib.closing(connection.cursor()) as cursor:
+        for name, value in _SETTINGS.items():
+            cursor.execute(
+                "SELECT set_config(name, %s, false) FROM pg_settings WHERE name = %s",
+                (value, name),
+            )
+    connection.commit()
 
 
 def _add_key(connection: Connection, table: Table, statement: str) -> None:
@@ -287,16 +322,6 @@ def _copy_out(cursor: Any, statement: str, file: IO[bytes]) -> None:
                 file.write(piece)
 
 
-def _encoding_of(connection: Connection) -> str:
-    """Python's name of the encoding in which a connection's texts are sent."""
-    driver: Any = connection.connection.dbapi_connection
-    if connection.dialect.driver != "psycopg2":
-        return str(driver.info.encoding)
-    from psycopg2.extensions import encodings
-
-    return str(encodings[driver.encoding])
-
-
 class _Pieces(io.RawIOBase):
     """Pieces as one stream, which is read to its end."""
 
@@ -327,11 +352,11 @@ def _lines(rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join(map("\t".join, zip(*columns, strict=True))) + "\n"
 
 
-def _binary_rows(points: Points, encoding: str) -> bytes:
+def _binary_rows(points: Points) -> bytes:
     """Points in the binary format of ``COPY``: each value with its length before it."""
     head = len(POINT_COLUMNS).to_bytes(2, "big")
     for text in (points.key, points.run_id):
-        encoded = text.encode(encoding)
+        encoded = text.encode(_ENCODING)
         head += len(encoded).to_bytes(4, "big") + encoded
     pack = struct.Struct(f">{len(head)}sidiqiqi?").pack
     rows = map(

@@ -38,6 +38,9 @@ _COMPARED = (
     "source_version",
     "lifecycle_stage",
 )
+_POINTS_AT_ONCE = 20_000
+"""Points of a run that is here already that are looked for at once, about."""
+
 Latest = tuple[int, int, float, bool]
 """Step, timestamp, value (0 for NaN), whether NaN: the greatest is the latest
 (``_update_latest_metrics_if_necessary``, mlflow/store/tracking/sqlalchemy_store.py)."""
@@ -199,7 +202,8 @@ class RunWriter(Writer):
         latest: dict[str, Latest] = {}
         refused: set[str] = set()
         folded: dict[str, str] = {}
-        points = 0
+        points = waiting = 0
+        perhaps: list[Points] = []
         for history in content.histories():
             key = history.key
             if key in refused or self._is_refused(run.id, key, folded):
@@ -210,9 +214,15 @@ class RunWriter(Writer):
                 self._to.batch.insert_points(some)
                 points += len(some)
             else:
-                points += self._to.batch.insert_missing(some)
+                perhaps.append(some)
+                waiting += len(some)
+                if waiting > _POINTS_AT_ONCE:
+                    points += self._to.batch.insert_missing(perhaps)
+                    perhaps, waiting = [], 0
             top = _latest(some)
             latest[key] = max(latest.get(key, top), top)
+        if perhaps:
+            points += self._to.batch.insert_missing(perhaps)
         self._write_latest(merge, run_id, latest)
         if points:
             merge.changed = True
