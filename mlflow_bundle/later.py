@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+from mlflow_bundle.spooled import temporary_file_named
+
 _IN_MEMORY_BYTES = 4 * 1024 * 1024
 
 
@@ -22,7 +24,7 @@ class Later:
     def add(self, value: Any) -> None:
         """Add one value."""
         line = msgspec.json.encode(value) + b"\n"
-        with self._lock:
+        with self._lock, temporary_file_named():
             self._file.write(line)
 
     def read(self) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -457,6 +457,12 @@ class Selection:
     @property
     def has_window(self) -> bool:
         return self.since_ms is not None or self.until_ms is not None
+
+    def in_window(self) -> Selection:
+        """Return the same, but of every experiment where only a time is given."""
+        if self.is_empty and self.has_window:
+            return replace(self, experiments=ALL_EXPERIMENTS)
+        return self
 
     def matches_experiment(self, experiment_id: str, name: str) -> bool:
         """Whether the experiment itself is named (not: needed by something else)."""

@@ -186,16 +186,20 @@ def _built_genai_world(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
     return _once(tmp_path_factory, "genai-world", build)
 
 
+def _served(built: Path, directory: Path) -> Iterator[MlflowServer]:
+    """A server on a copy of one that was built."""
+    copy_server(built, directory)
+    server = launch_server(directory)
+    yield server
+    server.stop()
+
+
 @pytest.fixture(scope="session")
 def source_server(
     _built_world: tuple[Path, World], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MlflowServer]:
     """A server that holds the world. For reading only: every test of the session shares it."""
-    directory = tmp_path_factory.mktemp("source")
-    copy_server(_built_world[0], directory)
-    server = launch_server(directory)
-    yield server
-    server.stop()
+    yield from _served(_built_world[0], tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="session")
@@ -209,11 +213,7 @@ def genai_server(
     _built_genai_world: tuple[Path, World], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MlflowServer]:
     """A server that holds the small world of MLflow 3's kinds. For reading only."""
-    directory = tmp_path_factory.mktemp("genai-source")
-    copy_server(_built_genai_world[0], directory)
-    server = launch_server(directory)
-    yield server
-    server.stop()
+    yield from _served(_built_genai_world[0], tmp_path_factory.mktemp("genai-source"))
 
 
 @pytest.fixture(scope="session")
@@ -227,11 +227,7 @@ def full_server(
     _built_full_world: tuple[Path, World], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MlflowServer]:
     """A server that holds everything: ``source_server``'s and ``genai_server``'s. Read only."""
-    directory = tmp_path_factory.mktemp("full-source")
-    copy_server(_built_full_world[0], directory)
-    server = launch_server(directory)
-    yield server
-    server.stop()
+    yield from _served(_built_full_world[0], tmp_path_factory.mktemp("full-source"))
 
 
 @pytest.fixture(scope="session")

@@ -7,21 +7,18 @@ import threading
 import warnings
 from collections.abc import Iterator
 from functools import cached_property
-from importlib.util import find_spec
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, Table
 
 from mlflow_bundle.errors import SinkError, SourceError
 from mlflow_bundle.sql.database import Database, sqlite_file
-
-if TYPE_CHECKING:
-    from alembic.script import ScriptDirectory
+from mlflow_bundle.sql.versions import migrations, revisions_of
 
 REVISIONS = "alembic_version_auth"
 """Table that names the schema's revision. Absent before MLflow 3.6, which kept the revision where
 the tracking data's is."""
+
+_MIGRATIONS = "server/auth/db/migrations"
 
 _USERS = ("users", "username", "password_hash", "is_admin")
 
@@ -158,16 +155,6 @@ def _migrate(engine: Engine) -> None:
     migrate_if_needed(engine, "head")
 
 
-def _scripts() -> ScriptDirectory:
-    """Return the revisions that the installed MLflow knows."""
-    from alembic.script import ScriptDirectory
-
-    spec = find_spec("mlflow")
-    assert spec is not None
-    assert spec.origin is not None
-    return ScriptDirectory(str(Path(spec.origin).parent / "server/auth/db/migrations"))
-
-
 def _require_head(database: Database) -> None:
     """Refuse a database that this MLflow's server would not open as it is.
 
@@ -182,14 +169,13 @@ def _require_head(database: Database) -> None:
             hint="give the database_uri of the server's configuration (basic_auth.ini), or a "
             "database of its own, which may be empty",
         )
-    scripts = _scripts()
+    scripts = migrations(_MIGRATIONS)
     head = scripts.get_current_head()
     with database.errors(), database.engine.connect() as connection:
         revision = database.revision_over(connection, REVISIONS)
     if revision == head:
         return
-    known = {script.revision for script in scripts.walk_revisions()}
-    if not revision or revision in known:
+    if not revision or revision in revisions_of(scripts):
         raise SinkError(
             f"{shown} has the users and permissions of an older MLflow (schema "
             f"{revision or 'unknown'}, here {head})",

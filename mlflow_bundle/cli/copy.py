@@ -4,50 +4,24 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from typing import Any
 
 import click
 
 from mlflow_bundle.cli import options
 from mlflow_bundle.cli.command import bundle_command
 from mlflow_bundle.cli.progress import make_progress
-from mlflow_bundle.cli.settings import settings_options
+from mlflow_bundle.cli.settings import WriteSettings, settings_options
 from mlflow_bundle.cli.tracking import DatabaseOptions
-from mlflow_bundle.selection import ALL_EXPERIMENTS, ModelPattern, NamePattern, Selection
+from mlflow_bundle.selection import ModelPattern, NamePattern, Selection
 
 
 @dataclass(frozen=True, kw_only=True)
-class CopySettings:
+class CopySettings(WriteSettings):
     """Everything but what is copied."""
 
-    tracking_uri: str | None
-    database: DatabaseOptions
     to: str
     to_database: DatabaseOptions
-    workspace: tuple[str, ...]
-    workspace_map: dict[str, str]
-    experiment_name_prefix: str
-    rename_experiment: dict[str, str]
-    rename_model: dict[str, str]
-    use_src_user_id: bool
-    user_map: dict[str, str]
-    tag: dict[str, str]
-    delete_model: bool
-    on_conflict: Any
-    renumber: bool
-    artifacts: Any
-    rewrite_location: dict[str, str]
-    placeholder_secrets: bool
     list_label_schemas: bool
-    steal: bool
-    jobs: int
-    retry_for_s: float
-    fail_fast: bool
-    dry_run: bool
-    as_json: bool
-    strict: bool
-    quiet: bool
-    verbose: bool
 
 
 @bundle_command("copy")
@@ -123,9 +97,6 @@ def command(
     from mlflow_bundle.report import Report
     from mlflow_bundle.workspaces import Copy, Targets, choose
 
-    has_window = since_ms is not None or until_ms is not None
-    if has_window and not (models or experiments or run_ids):
-        experiments = ALL_EXPERIMENTS
     selection = Selection(
         models=models,
         experiments=experiments,
@@ -135,7 +106,7 @@ def command(
         stages=stages,
         export_all_runs=export_all_runs,
         workspaces=settings.workspace,
-    )
+    ).in_window()
     if selection.is_empty:
         selection = replace(Selection.all(), workspaces=settings.workspace)
     if auth_db is not None and not selection.everything:

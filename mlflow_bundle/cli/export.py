@@ -15,7 +15,6 @@ from mlflow_bundle.cli.progress import make_progress
 from mlflow_bundle.cli.settings import settings_options
 from mlflow_bundle.cli.tracking import DatabaseOptions
 from mlflow_bundle.selection import (
-    ALL_EXPERIMENTS,
     ALL_MODELS,
     ModelPattern,
     NamePattern,
@@ -149,8 +148,6 @@ def export(
     export_all_runs: bool,
     settings: ExportSettings,
 ) -> int:
-    if (since_ms is not None or until_ms is not None) and not (models or experiments or run_ids):
-        experiments = ALL_EXPERIMENTS
     selection = Selection(
         models=models,
         experiments=experiments,
@@ -159,7 +156,7 @@ def export(
         until_ms=until_ms,
         stages=stages,
         export_all_runs=export_all_runs,
-    )
+    ).in_window()
     if selection.is_empty:
         raise click.UsageError(
             "Nothing is selected: give --models, --experiments, --run-ids, --since or --until; "

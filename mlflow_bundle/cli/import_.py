@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,8 +12,7 @@ from mlflow_bundle.cli import options
 from mlflow_bundle.cli.command import bundle_command
 from mlflow_bundle.cli.options import InputPath
 from mlflow_bundle.cli.progress import make_progress
-from mlflow_bundle.cli.settings import settings_options
-from mlflow_bundle.cli.tracking import DatabaseOptions
+from mlflow_bundle.cli.settings import WriteSettings, settings_options
 from mlflow_bundle.credentials import mask_uri
 from mlflow_bundle.selection import (
     ALL_EXPERIMENTS,
@@ -31,37 +30,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportSettings:
+class ImportSettings(WriteSettings):
     """What all four commands take."""
 
     bundle: InputPath
-    tracking_uri: str | None
-    database: DatabaseOptions
-    workspace: tuple[str, ...]
-    workspace_map: dict[str, str]
-    experiment_name_prefix: str
-    rename_experiment: dict[str, str]
-    rename_model: dict[str, str]
-    use_src_user_id: bool
-    user_map: dict[str, str]
-    tag: dict[str, str]
-    delete_model: bool
-    on_conflict: Any
     with_earlier_versions: bool
-    renumber: bool
-    artifacts: Any
-    rewrite_location: dict[str, str]
-    placeholder_secrets: bool
-    steal: bool
     verify: bool
-    jobs: int
-    retry_for_s: float
-    fail_fast: bool
-    dry_run: bool
-    as_json: bool
-    strict: bool
-    quiet: bool
-    verbose: bool
 
 
 _common = settings_options(

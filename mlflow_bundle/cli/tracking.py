@@ -7,7 +7,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -15,6 +15,7 @@ from mlflow_bundle.errors import SelectionError, SinkError, SourceError
 
 if TYPE_CHECKING:
     from mlflow_bundle.auth.database import AuthDestination
+    from mlflow_bundle.cli.settings import WriteSettings
     from mlflow_bundle.contracts import ArtifactPolicy, Sink, Source
     from mlflow_bundle.host import WorkspaceHost
     from mlflow_bundle.importing import ImportOptions
@@ -392,12 +393,11 @@ def workspace_in_use() -> str:
     return get_request_workspace() or ""
 
 
-def import_options_of(settings: Any, *, to: str) -> ImportOptions:
+def import_options_of(settings: WriteSettings, *, to: str) -> ImportOptions:
     """Return what the options of an import or a copy say.
 
     Args:
-        settings: With the fields of :class:`~mlflow_bundle.importing.ImportOptions` as the command
-            line names them.
+        settings: As the command line has them.
         to: Where it goes, as :func:`tracking_uri` returned it.
 
     Raises:

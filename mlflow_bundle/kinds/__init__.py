@@ -25,6 +25,7 @@ __all__ = [
     "ALL_KINDS",
     "APART",
     "KINDS",
+    "NEWEST_MLFLOW",
     "RECORDS",
     "SCOPES",
     "Kind",
@@ -33,6 +34,9 @@ __all__ = [
     "Scope",
     "kinds_of",
 ]
+
+NEWEST_MLFLOW = (3, 17)
+"""Newest minor version of MLflow all of whose kinds are here."""
 
 KINDS: dict[str, Kind] = {
     kind.name: kind

@@ -48,7 +48,7 @@ from mlflow_bundle.entities import (
 )
 from mlflow_bundle.errors import ServerError, SourceError
 from mlflow_bundle.files_ahead import with_files_ahead
-from mlflow_bundle.kinds import ALL_KINDS, KINDS, RECORDS
+from mlflow_bundle.kinds import ALL_KINDS, KINDS, NEWEST_MLFLOW, RECORDS
 from mlflow_bundle.kinds.traces import TRACED_MODEL, Trace
 from mlflow_bundle.patience import Patience
 from mlflow_bundle.prefetch import ordered_prefetch
@@ -77,9 +77,6 @@ _RUNS_PER_BATCH = 100
 
 _BATCHES_AHEAD = 2
 _ROWS_AT_ONCE = 500
-
-_NEWEST_KNOWN = (3, 17)
-"""Newest minor version of MLflow whose every kind of entity is looked for."""
 
 
 class RestSource(Source):
@@ -153,7 +150,7 @@ class RestSource(Source):
 
     def select(self, selection: Selection, report: Report) -> None:
         self._report = report
-        if self._version[:2] > _NEWEST_KNOWN:
+        if self._version[:2] > NEWEST_MLFLOW:
             report.note(
                 f"the server runs MLflow {self.info.mlflow_version}, which is newer than this "
                 "mlflow-bundle knows: what MLflow keeps since then is not looked for"

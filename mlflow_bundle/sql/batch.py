@@ -13,9 +13,11 @@ without it.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import sqlalchemy
@@ -287,7 +289,7 @@ class Batch:
             How many were missing.
         """
         self._spill()
-        return self._attempt(lambda: self._insert_points(points, pass_over=True))
+        return self._attempt(partial(self._insert_points, points, pass_over=True))
 
     def execute(self, statement: sqlalchemy.Executable) -> None:
         """Run a statement at once, in the transaction of the entity that was begun."""
@@ -482,17 +484,11 @@ class Batch:
         if not points:
             return
         every = [some for some, _ in points]
-        try:
-            # Of most runs no point comes twice, and without a look they are faster.
-            self._attempt(lambda: self._insert_points(every, pass_over=False))
-            return
-        except self._refusals:
-            pass
-        try:
-            self._attempt(lambda: self._insert_points(every, pass_over=True))
-            return
-        except self._refusals:
-            pass
+        # Of most runs no point comes twice, and without a look they are faster.
+        for pass_over in (False, True):
+            with contextlib.suppress(*self._refusals):
+                self._attempt(partial(self._insert_points, every, pass_over=pass_over))
+                return
         group = self._group(POINT_TABLE, POINT_COLUMNS)
         self._insert(
             group,

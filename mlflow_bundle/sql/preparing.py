@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 from mlflow_bundle.credentials import mask_uri
 from mlflow_bundle.errors import SelectionError, SinkError
 from mlflow_bundle.sql.database import Database, sqlite_file
+from mlflow_bundle.sql.versions import migrations, revisions_of
 
 
 @contextlib.contextmanager
@@ -200,11 +201,7 @@ def _require_head(database: Database) -> None:
             status=409,
             hint="give a database of its own, which may be empty",
         )
-    known = mlflow_db._get_alembic_config(db_url="")
-    from alembic.script import ScriptDirectory
-
-    revisions = {script.revision for script in ScriptDirectory.from_config(known).walk_revisions()}
-    if not database.revision or database.revision in revisions:
+    if not database.revision or database.revision in revisions_of(migrations()):
         raise SinkError(
             f"{database.shown_uri} has the tables of an older MLflow (schema "
             f"{database.revision or 'unknown'}, here {head})",

@@ -393,7 +393,7 @@ class SqlSource(Source):
         # The first is small: nothing can be written before it has come.
         sizes = chain([_ENTITIES_FIRST], repeat(_ENTITIES_AT_ONCE))
         batches = takewhile(bool, (list(islice(rows, size)) for size in sizes))
-        self._stopped = False
+        self._stopped, self._failure = False, None
         if histories:
             self._start_process(encoded=histories == "encoded")
         with (

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mlflow_bundle.kinds import NEWEST_MLFLOW
 from mlflow_bundle.sql.database import Database
+
+if TYPE_CHECKING:
+    from alembic.script import ScriptDirectory
 
 FIRST_VERSION = {
     "97727af70f4d": "2.0",
@@ -34,14 +39,37 @@ FIRST_VERSION = {
 }
 """Last revision of a minor version to the first version that has it."""
 
+_LAST_REVISION = {version: revision for revision, version in FIRST_VERSION.items()}[
+    ".".join(map(str, NEWEST_MLFLOW))
+]
+
 
 def version_of(database: Database) -> str:
     """Return the oldest MLflow version whose schema this is; empty when that is not known."""
     return FIRST_VERSION.get(database.revision, "")
 
 
+def migrations(below: str = "store/db_migrations") -> ScriptDirectory:
+    """Return the revisions that the installed MLflow knows.
+
+    Args:
+        below: Where MLflow keeps them; without it those of the tracking data.
+    """
+    from alembic.script import ScriptDirectory
+
+    spec = find_spec("mlflow")
+    assert spec is not None
+    assert spec.origin is not None
+    return ScriptDirectory(str(Path(spec.origin).parent / below))
+
+
+def revisions_of(scripts: ScriptDirectory) -> set[str]:
+    """Return the names of all revisions."""
+    return {script.revision for script in scripts.walk_revisions()}
+
+
 def is_unknown(database: Database) -> bool:
-    """Whether a database has a schema that came after the last one of :data:`FIRST_VERSION`.
+    """Whether a database has a schema that came after that of :data:`NEWEST_MLFLOW`.
 
     Tables and columns that it may have beyond them are not read. Databases between two of these
     versions are known by the migrations of the installed MLflow.
@@ -49,14 +77,8 @@ def is_unknown(database: Database) -> bool:
     revision = database.revision
     if not revision or revision in FIRST_VERSION:
         return False
-    from alembic.script import ScriptDirectory
-
-    spec = find_spec("mlflow")
-    assert spec is not None
-    assert spec.origin is not None
-    scripts = ScriptDirectory(str(Path(spec.origin).parent / "store/db_migrations"))
-    revisions = {script.revision for script in scripts.walk_revisions()}
-    last = next(reversed(FIRST_VERSION))
-    if last in revisions:
-        revisions = {script.revision for script in scripts.iterate_revisions(last, "base")}
-    return revision not in revisions
+    scripts = migrations()
+    known = revisions_of(scripts)
+    if _LAST_REVISION in known:
+        known = {script.revision for script in scripts.iterate_revisions(_LAST_REVISION, "base")}
+    return revision not in known

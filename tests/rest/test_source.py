@@ -19,7 +19,7 @@ def test_a_server_that_is_newer_than_what_is_known_is_told(
     newest: tuple[int, int],
     is_told: bool,
 ) -> None:
-    monkeypatch.setattr(rest_source, "_NEWEST_KNOWN", newest)
+    monkeypatch.setattr(rest_source, "NEWEST_MLFLOW", newest)
     report = Report()
     with contextlib.closing(rest_source.RestSource(full_server.uri)) as source:
         source.select(Selection.all(), report)

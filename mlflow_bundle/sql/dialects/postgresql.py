@@ -226,12 +226,12 @@ class PostgreSql(Dialect):
 
 def _settle_session(connection: Any, _: object) -> None:
     """Set up a connection of the driver's own."""
+    wanted = ", ".join(f"('{name}', '{value}')" for name, value in _SETTINGS.items())
     with contextlib.closing(connection.cursor()) as cursor:
-        for name, value in _SETTINGS.items():
-            cursor.execute(
-                "SELECT set_config(name, %s, false) FROM pg_settings WHERE name = %s",
-                (value, name),
-            )
+        cursor.execute(
+            "SELECT set_config(name, value, false) FROM pg_settings"
+            f" JOIN (VALUES {wanted}) AS wanted (name, value) USING (name)"
+        )
     connection.commit()
 
 
