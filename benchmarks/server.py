@@ -321,7 +321,6 @@ class _Filler:
         """Half of the bytes are noise, half repeat; every run has a model directory."""
         count = self._scale.files
         size = int(self._scale.artifact_mb * 1e6 / count) if count else 0
-        noise = self._dice.randbytes(size + count)
         for i, (run_id, experiment) in enumerate(self._runs):
             place = self._artifacts / str(experiment) / run_id / "artifacts"
             for k in range(self._scale.artifacts_per_run):
@@ -329,7 +328,7 @@ class _Filler:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 number = i * self._scale.artifacts_per_run + k
                 if k % 2:
-                    path.write_bytes(noise[number : number + size])  # each file differs
+                    path.write_bytes(self._dice.randbytes(size))
                 else:
                     line = b'{"run": "%s", "file": %d}\n' % (run_id.encode(), number)
                     path.write_bytes((line * (size // len(line) + 1))[:size])
