@@ -14,9 +14,11 @@ from typing import BinaryIO, cast
 from mlflow_bundle.archive import tar
 from mlflow_bundle.archive.frames import decompress_frame
 from mlflow_bundle.archive.index import Group
-from mlflow_bundle.archive.limits import MIB
 from mlflow_bundle.archive.source import ByteSource
 from mlflow_bundle.errors import CorruptFrameError, FormatError
+
+_BUFFER_BYTES = 64 * 1024
+"""Of a stream. A larger one, which each small member would get anew, costs more than it saves."""
 
 LoadFrame = Callable[[int], bytes]
 """From the number of a frame in its group to its checked, decompressed bytes."""
@@ -192,7 +194,7 @@ def iter_spanning(parts: Iterator[tuple[Group, LoadFrame]]) -> Iterator[memoryvi
 
 def open_pieces(pieces: Iterator[memoryview]) -> BinaryIO:
     """Return the pieces as a stream for reading."""
-    return cast(BinaryIO, io.BufferedReader(_PieceStream(pieces), MIB))
+    return cast(BinaryIO, io.BufferedReader(_PieceStream(pieces), _BUFFER_BYTES))
 
 
 class _PieceStream(io.RawIOBase):

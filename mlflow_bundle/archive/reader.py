@@ -16,6 +16,7 @@ import threading
 from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import BinaryIO, Generic, TypeVar, cast
@@ -202,6 +203,11 @@ class ArchiveReader:
     @property
     def uuid(self) -> UUID:
         return self._trailer.uuid
+
+    @property
+    def descriptor(self) -> int | None:
+        """Of the open file, at no position in particular; None for another stream."""
+        return self._source.descriptor
 
     @property
     def members(self) -> int:
@@ -550,13 +556,17 @@ class ArchiveReader:
 
 
 class _Cache(Generic[_T]):
-    """The values used last, up to a number of bytes. Values are loaded outside the lock."""
+    """The values used last, up to a number of bytes.
+
+    Values are loaded outside the lock; who wants one that another thread is loading waits for it.
+    """
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit = limit_bytes
         self._lock = threading.Lock()
         self._values: OrderedDict[int, tuple[_T, int]] = OrderedDict()
         self._bytes = 0
+        self._loading: dict[int, Future[_T]] = {}
 
     def get(self, key: int, cost: int, load: Callable[[], _T]) -> _T:
         with self._lock:
@@ -564,13 +574,25 @@ class _Cache(Generic[_T]):
             if found is not None:
                 self._values.move_to_end(key)
                 return found[0]
-        value = load()
+            loading = self._loading.get(key)
+            if loading is None:
+                loaded = self._loading[key] = Future()
+        if loading is not None:
+            return loading.result()
+        try:
+            value = load()
+        except BaseException as exc:
+            with self._lock:
+                del self._loading[key]
+            loaded.set_exception(exc)
+            raise
         with self._lock:
-            if key not in self._values:
-                self._values[key] = value, cost
-                self._bytes += cost
-                while self._bytes > self._limit and len(self._values) > 1:
-                    self._bytes -= self._values.popitem(last=False)[1][1]
+            del self._loading[key]
+            self._values[key] = value, cost
+            self._bytes += cost
+            while self._bytes > self._limit and len(self._values) > 1:
+                self._bytes -= self._values.popitem(last=False)[1][1]
+        loaded.set_result(value)
         return value
 
     def clear(self) -> None:

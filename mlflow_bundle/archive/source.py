@@ -15,13 +15,20 @@ class ByteSource:
 
     A plain local file is read with ``pread``; anything else (memory, an object store) under a
     lock, one seek and one read each.
+
+    Attributes:
+        stream: The stream.
+        descriptor: Of a plain local file, else None.
+        size: In bytes.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
         self.stream = stream
         self._lock = threading.Lock()
         raw = stream.raw if isinstance(stream, io.BufferedReader) else stream
-        self._file = raw.fileno() if isinstance(raw, io.FileIO) and hasattr(os, "pread") else None
+        self.descriptor = (
+            raw.fileno() if isinstance(raw, io.FileIO) and hasattr(os, "pread") else None
+        )
         with self._lock:
             self.size = stream.seek(0, os.SEEK_END)
 
@@ -33,8 +40,8 @@ class ByteSource:
         """
         if offset < 0 or length < 0 or offset + length > self.size:
             raise TruncatedError(f"{length} bytes are missing", offset=offset)
-        if self._file is not None:
-            data = os.pread(self._file, length, offset)
+        if self.descriptor is not None:
+            data = os.pread(self.descriptor, length, offset)
             if len(data) == length:
                 return data
         with self._lock:
