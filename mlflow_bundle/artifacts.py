@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, cast
+from typing import IO, Any, BinaryIO, NamedTuple, cast
 
 from mlflow_bundle.archive import escape_path, order_key
 from mlflow_bundle.contracts import ArtifactFile, ArtifactTree, OpenedArtifact
@@ -244,17 +244,27 @@ def put_in_directory(root: Path, path: str, content: OpenedArtifact) -> None:
     if not is_inside(path):
         raise OSError(errno.EINVAL, "a name that leads out of the directory", str(root / path))
     target = root / path
-    target.parent.mkdir(parents=True, exist_ok=True)
     # Always the same name: what a killed import left is taken by the one that repeats it.
     digest = hashlib.sha256(os.fsencode(target.name)).hexdigest()
     partial = target.parent / f".mlflow-bundle-{digest[:16]}.partial"
     try:
-        with open(partial, "wb") as file:
-            shutil.copyfileobj(content.stream, file, _COPY_BYTES)
+        with _made(partial) as file:
+            # No larger than need be: a megabyte for each small file would cost more than the file.
+            shutil.copyfileobj(content.stream, file, min(content.size + 1, _COPY_BYTES))
         os.replace(partial, target)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise
+
+
+def _made(path: Path) -> IO[bytes]:
+    """Open a new file, in a directory that may be missing."""
+    try:
+        return open(path, "wb")
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "wb")
 
 
 def is_inside(path: str) -> bool:
