@@ -62,6 +62,15 @@ class OpenedArtifact(NamedTuple):
     size: int
 
 
+class HeldMember(NamedTuple):
+    """Where another process of this machine can read a file itself."""
+
+    descriptor: int
+    """Of the open bundle that holds it."""
+    path: str
+    """Of the member."""
+
+
 class ArtifactTree(ABC):
     """The artifact files of one run, logged model or model version."""
 
@@ -90,6 +99,10 @@ class ArtifactTree(ABC):
             ServerError: The store refused or lacks the file.
             FormatError: The bundle that holds the file is damaged.
         """
+
+    def held(self, file: ArtifactFile) -> HeldMember | None:
+        """Return where another process can read one file of :meth:`files`, if it can."""
+        return None
 
 
 class NoArtifacts(ArtifactTree):

@@ -9,13 +9,14 @@ it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
 
 from mlflow_bundle import layout
-from mlflow_bundle.archive import HEADER_PATH, order_key, unescape_component
+from mlflow_bundle.archive import HEADER_PATH, ArchiveReader, order_key, unescape_component
 from mlflow_bundle.bundles import documents as docs
 from mlflow_bundle.bundles.artifact_paths import artifact_path, note_member
 from mlflow_bundle.bundles.places import check_parts, check_place
@@ -26,6 +27,7 @@ from mlflow_bundle.contracts import (
     ArtifactTree,
     Content,
     FileReading,
+    HeldMember,
     HistoryReading,
     NoArtifacts,
     OpenedArtifact,
@@ -47,6 +49,7 @@ from mlflow_bundle.entities import (
 )
 from mlflow_bundle.errors import DocumentError, SelectionError, UnsupportedVersionError
 from mlflow_bundle.kinds import ALL_KINDS, KINDS, Kind, kinds_of
+from mlflow_bundle.prefetch import ordered_prefetch
 from mlflow_bundle.references import logged_model_id_of
 from mlflow_bundle.report import Loss, Report
 from mlflow_bundle.selection import (
@@ -59,6 +62,10 @@ from mlflow_bundle.selection import (
 from mlflow_bundle.spool import Selected, Spool
 
 DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
+
+_DOCUMENTS_AHEAD = 16
+_AHEAD_BYTES = 1024 * 1024
+"""What a document holds at most that is read before it is asked for."""
 
 _EXPERIMENT_KIND = {kind.directory: kind for kind in kinds_of("experiment")}
 
@@ -96,6 +103,8 @@ class BundleSource(Source):
         self._report = Report()
         self._versions: dict[tuple[str, str], set[int]] = {}
         self._experiment_ids: list[str] = []
+        self._ahead: dict[str, Future[bytes | None]] = {}
+        """Documents on their way, by path."""
         self.header = read_header(tree)
 
     @property
@@ -389,7 +398,7 @@ class BundleSource(Source):
     # Handing out
 
     def iter_entities(self, kind: str) -> Iterator[Entity]:
-        for row in self._spool.iterate(kind):
+        for row in self._with_documents_ahead(self._spool.iterate(kind)):
             path = row.body.decode()
             if kind == Run.kind:
                 yield self._run_head(path)
@@ -409,13 +418,40 @@ class BundleSource(Source):
         histories: HistoryReading = True,
         wanted: Wanted | None = None,
     ) -> Iterator[Content]:
-        for row in self._spool.iterate():
-            if wanted is not None and not wanted(row.kind, row.id, row.parent):
-                continue
+        rows = (
+            row
+            for row in self._spool.iterate()
+            if wanted is None or wanted(row.kind, row.id, row.parent)
+        )
+        for row in self._with_documents_ahead(rows):
             content = self._content(row)
             if files == "none":
                 content = replace(content, artifacts=NoArtifacts(), version_artifacts={})
             yield content
+
+    def _with_documents_ahead(self, rows: Iterable[Selected]) -> Iterator[Selected]:
+        """Yield rows whose documents are on their way: hashing and decompressing them keeps a
+        thread busy that has no need of the interpreter."""
+        with ThreadPoolExecutor(1, thread_name_prefix="mlflow-bundle-documents") as pool:
+
+            def start(row: Selected) -> str:
+                path = row.body.decode()
+                self._ahead[path] = pool.submit(self._read_small, path)
+                return path
+
+            try:
+                for row, path in ordered_prefetch(rows, start, budget=_DOCUMENTS_AHEAD):
+                    yield row
+                    self._ahead.pop(path, None)
+            finally:
+                self._ahead.clear()
+                pool.shutdown(cancel_futures=True)
+
+    def _read_small(self, path: str) -> bytes | None:
+        member = self._tree.find(path)
+        if member is None or member.size > _AHEAD_BYTES:
+            return None
+        return self._tree.read(path)
 
     def _content(self, row: Selected) -> Content:
         path = row.body.decode()
@@ -542,6 +578,10 @@ class BundleSource(Source):
         Raises:
             DocumentError: It is not there.
         """
+        reading = self._ahead.pop(path, None)
+        data = reading.result() if reading is not None else None
+        if data is not None:
+            return data
         if self._tree.find(path) is None:
             raise DocumentError("missing, although a manifest names it", path=path)
         return self._tree.read(path, limit_bytes=docs.MAX_DOCUMENT_BYTES)
@@ -649,6 +689,13 @@ class MemberArtifacts(ArtifactTree):
     def open(self, file: ArtifactFile) -> OpenedArtifact:
         self.files()
         return OpenedArtifact(self._tree.open_member(self._members[file.path]), file.size or 0)
+
+    def held(self, file: ArtifactFile) -> HeldMember | None:
+        archive = self._tree if isinstance(self._tree, ArchiveReader) else None
+        if archive is None or archive.descriptor is None:
+            return None
+        self.files()
+        return HeldMember(archive.descriptor, self._members[file.path])
 
 
 def read_header(tree: TreeReader) -> docs.BundleHeader:
