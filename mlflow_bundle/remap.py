@@ -18,8 +18,10 @@ class Placed(NamedTuple):
     """Artifact URI in the sink; empty for entities without one."""
 
 
-_RECENT = 4096
-"""What was found last, kept in memory: the same few are asked for again and again."""
+_RECENT = 16_384
+"""What was placed or found last, kept in memory: a table on disk is slow to ask beside threads."""
+_AT_ONCE = 256
+"""What is read with one that is asked for: ids come in order."""
 
 
 class Remap:
@@ -41,7 +43,7 @@ class Remap:
     ) -> None:
         """Record where an entity is now."""
         with self._lock:
-            self._recent.pop((kind, source_id), None)
+            self._keep(kind, source_id, Placed(id, source_root, sink_root))
             self._database.execute(
                 "INSERT OR REPLACE INTO placed VALUES (?,?,?,?,?)",
                 (kind, source_id, id, source_root, sink_root),
@@ -50,17 +52,22 @@ class Remap:
     def find(self, kind: str, source_id: str) -> Placed | None:
         """Return where an entity is, or None when it was not placed."""
         with self._lock:
-            if (kind, source_id) in self._recent:
-                return self._recent[kind, source_id]
-            row = self._database.execute(
-                "SELECT id, source_root, sink_root FROM placed WHERE kind = ? AND source_id = ?",
-                (kind, source_id),
-            ).fetchone()
-            if len(self._recent) >= _RECENT:
-                self._recent.clear()
-            placed = None if row is None else Placed(*row)
-            self._recent[kind, source_id] = placed
-        return placed
+            if (kind, source_id) not in self._recent:
+                rows = self._database.execute(
+                    "SELECT source_id, id, source_root, sink_root FROM placed"
+                    " WHERE kind = ? AND source_id >= ? ORDER BY source_id LIMIT ?",
+                    (kind, source_id, _AT_ONCE),
+                ).fetchall()
+                for other, *row in rows[::-1]:
+                    self._keep(kind, other, Placed(*row))
+                if not rows or rows[0][0] != source_id:
+                    self._keep(kind, source_id, None)
+            return self._recent[kind, source_id]
+
+    def _keep(self, kind: str, source_id: str, placed: Placed | None) -> None:
+        if len(self._recent) >= _RECENT:
+            self._recent.clear()
+        self._recent[kind, source_id] = placed
 
     def close(self) -> None:
         """Delete the table."""
