@@ -1,8 +1,9 @@
 """SQLite: MLflow's default.
 
 MLflow leaves the rollback journal on, in which a reader keeps every writer waiting. A snapshot is
-therefore a private copy, made by SQLite's own backup in small steps with pauses, in which the
-server writes; the source's journal mode is never touched. Each write by another process makes the
+therefore a private copy; the source's journal mode is never touched. What can be copied within two
+seconds is copied as a file, for which writers wait. A larger one is copied by SQLite's own backup
+in small steps with pauses, in which the server writes. Each write by another process makes the
 backup start over, so that it would never end under a server that always writes: after some starts
 the rest is copied in one step, for which writers wait (about two seconds for a gigabyte).
 """
@@ -13,17 +14,24 @@ import contextlib
 import os
 import sqlite3
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote
 
 import sqlalchemy
 from sqlalchemy import Connection, Engine, Table
 from sqlalchemy.engine import URL
 
+from mlflow_bundle.spooled import temporary_file_named
 from mlflow_bundle.sql.dialects.base import Dialect, insert_statement
 
+_AT_ONCE_S = 2.0
+"""How long writers wait for a copy of the whole file."""
+_AT_ONCE_BYTES = 64 * 1024  # what a processor's cache holds
+_PROBE_BYTES = 32 * 1024 * 1024
+"""After so many it is estimated how long the rest takes."""
 _PAGES_PER_STEP = 2000
 _PAUSE_S = 0.001
 _STARTS = 4
@@ -147,18 +155,53 @@ def _copy(source: Path, target: Path) -> None:
     uri = f"{source.resolve().as_uri()}?mode=ro"
     try:
         with (
+            # Closed last: a process that closes a file loses all locks that it has on it.
+            open(source, "rb", buffering=0) as file,
             contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S)) as there,
-            contextlib.closing(sqlite3.connect(target)) as here,
         ):
-            # The copy is thrown away when this process ends, however it ends.
-            here.execute("PRAGMA journal_mode = OFF")
-            here.execute("PRAGMA synchronous = OFF")
             # A write-ahead log lets writers go on while one reads.
             (mode,) = there.execute("PRAGMA journal_mode").fetchone()
-            if mode != "wal":
-                with contextlib.suppress(_StartedOverError):
-                    there.backup(here, pages=_PAGES_PER_STEP, sleep=_PAUSE_S, progress=_Starts())
-                    return
-            there.backup(here)
+            in_steps = mode != "wal"
+            if in_steps and _copy_at_once(there, file, target):
+                return
+            with contextlib.closing(sqlite3.connect(target)) as here:
+                # The copy is thrown away when this process ends, however it ends.
+                here.execute("PRAGMA journal_mode = OFF")
+                here.execute("PRAGMA synchronous = OFF")
+                if in_steps:
+                    with contextlib.suppress(_StartedOverError):
+                        there.backup(
+                            here, pages=_PAGES_PER_STEP, sleep=_PAUSE_S, progress=_Starts()
+                        )
+                        return
+                there.backup(here)
     except sqlite3.Error as exc:
         raise sqlalchemy.exc.OperationalError("backup", None, exc) from exc
+
+
+def _copy_at_once(there: sqlite3.Connection, file: IO[bytes], target: Path) -> bool:
+    """Copy a file in rollback-journal mode as it stands, unless that takes long.
+
+    Four times as fast as the backup, which looks up every page.
+
+    Returns:
+        Whether it is copied; if not, there is no ``target``.
+    """
+    buffer = memoryview(bytearray(_AT_ONCE_BYTES))
+    there.execute("BEGIN")
+    there.execute("SELECT count(*) FROM sqlite_master").fetchone()  # from now on nobody writes
+    start = time.monotonic()
+    try:
+        size = os.fstat(file.fileno()).st_size
+        done = 0
+        with temporary_file_named(), open(target, "wb") as copy:
+            while count := file.readinto(buffer):  # type: ignore[attr-defined]
+                copy.write(buffer[:count])
+                done += count
+                taken = time.monotonic() - start
+                if done >= _PROBE_BYTES and taken * size / done > _AT_ONCE_S:
+                    target.unlink()
+                    return False
+    finally:
+        there.rollback()
+    return True
