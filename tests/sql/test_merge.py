@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from mlflow_bundle.errors import ConflictError
 from tests.compare import row_dump
 from tests.servers import MlflowServer
 from tests.sql.imports import Place, import_into, place
+from tests.sql.test_interruption import NOT_REPEATED
 from tests.sql.test_sink import broken_references
 from tests.table_exemptions import EXEMPT, Exemption
 from tests.tables import changed_rows, compare_databases
@@ -181,3 +183,22 @@ def test_an_experiment_that_was_deleted_is_a_conflict(genai_bundle: Path, target
         import_into(target, genai_bundle)
     assert "--rename-experiment" in refused.value.hint
     assert list(changed_rows(before, target.file)) == []
+
+
+def test_a_deleted_experiment_gets_what_an_interrupted_import_left_out(
+    full_bundle: Path, tmp_path: Path
+) -> None:
+    made = place(tmp_path / "target")
+    assert import_into(made, full_bundle, placeholder_secrets=True).losses == []
+    whole = tmp_path / "whole.db"
+    shutil.copyfile(made.file, whole)
+    of_deleted = (
+        "IN (SELECT run_uuid FROM runs JOIN experiments USING (experiment_id)"
+        " WHERE experiments.lifecycle_stage = 'deleted')"
+    )
+    for table in ("params", "tags", "metrics", "latest_metrics", "runs"):
+        change(made.file, f"DELETE FROM {table} WHERE run_uuid {of_deleted}")
+    report = import_into(made, full_bundle, placeholder_secrets=True)
+    assert report.losses == []
+    assert report.done["run"] > 1
+    assert compare_databases(whole, made.file, exempt=NOT_REPEATED).differences == []

@@ -66,14 +66,13 @@ class ExperimentWriter(Writer):
         )
         if here is not None:
             id = str(here["experiment_id"])
-            if here["lifecycle_stage"] == "deleted":
-                if entity.lifecycle_stage != "deleted":
-                    raise ConflictError(
-                        f"experiment {name!r} is deleted at the destination",
-                        status=409,
-                        hint="restore it there, or give it another name with --rename-experiment",
-                    )
-                self._to.deleted_experiments.add(id)
+            # One that is deleted on both sides may be what an import that was interrupted has made.
+            if here["lifecycle_stage"] == "deleted" and entity.lifecycle_stage != "deleted":
+                raise ConflictError(
+                    f"experiment {name!r} is deleted at the destination",
+                    status=409,
+                    hint="restore it there, or give it another name with --rename-experiment",
+                )
             self._place(entity, id, here["artifact_location"] or "")
         elif self._keeps_id(entity):
             self._make(entity, int(entity.experiment_id), dry=dry)

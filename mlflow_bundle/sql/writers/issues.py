@@ -79,8 +79,6 @@ class IssueWriter(Writer):
         here = self._to.row(_TABLE, {"issue_id": placed.id}, *_COMPARED)
         if here is None and dry:
             return
-        if here is None:
-            self._to.require_open(place, self.kind, issue.id)
         run_id = self._run(issue)
         waits = run_id is not None and not self._to.is_here("runs", "run_uuid", run_id)
         if issue.source_run_id and run_id is None:

@@ -78,7 +78,6 @@ class LoggedModelWriter(Writer):
             if id is not None:
                 found = self._to.row(_TABLE, {"model_id": id}, "artifact_location")
                 return id, found["artifact_location"] if found else ""
-        self._to.require_open(place, self.kind, model.id)
         id = self._to.free_id(_TABLE, "model_id", model.id, within=place.id, prefix="m-")
         if self._to.options.artifacts == "reference":
             return id, model.artifact_location

@@ -54,8 +54,6 @@ class LabelSchemaWriter(Writer):
         here = self._to.row(_SCHEMAS, {"schema_id": placed.id}, *_SCHEMA_COMPARED)
         if here is None and dry:
             return
-        if here is None:
-            self._to.require_open(place, self.kind, schema.id)
         with Merge(self._to, self.kind, schema.id, fresh=here is None, dry=dry) as merge:
             row: Row = {
                 "schema_id": placed.id,
@@ -93,7 +91,6 @@ class ReviewQueueWriter(Writer):
         if here is None and dry:
             return
         if here is None:
-            self._to.require_open(place, self.kind, queue.id)
             id = self._to.free_id(_QUEUES, "queue_id", queue.id, within=place.id, prefix="rq-")
         else:
             id = str(here["queue_id"])

@@ -78,7 +78,6 @@ class RunWriter(Writer):
             if id is not None:
                 found = self._to.row(_TABLE, {"run_uuid": id}, "artifact_uri")
                 return id, (found and found["artifact_uri"]) or ""
-        self._to.require_open(place, self.kind, run.id)
         id = self._to.free_id(_TABLE, "run_uuid", run.id, within=place.id)
         if self._to.options.artifacts == "reference":
             return id, run.info.artifact_uri

@@ -56,8 +56,6 @@ class ScorerWriter(Writer):
         here = self._to.row(_TABLE, {"scorer_id": id}, "scorer_name")
         if here is None and dry:
             return
-        if here is None:
-            self._to.require_open(place, self.kind, scorer.id)
         with Merge(self._to, self.kind, scorer.id, fresh=here is None, dry=dry) as merge:
             row: Row = {
                 "experiment_id": int(place.id),

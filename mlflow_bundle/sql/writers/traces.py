@@ -117,9 +117,7 @@ class TraceWriter(Writer):
         )
         if here is None and (dry or place.id == NEW):
             return
-        if here is None:
-            self._to.require_open(place, self.kind, trace.id)
-        elif str(here["experiment_id"]) != place.id:
+        if here is not None and str(here["experiment_id"]) != place.id:
             raise SinkError(
                 f"trace {trace.id}: the destination has it in experiment "
                 f"{here['experiment_id']}, and a trace can be in one only",
