@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Executor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
-from mlflow_bundle.contracts import ArtifactPolicy
+from mlflow_bundle.contracts import ArtifactPolicy, HeldMember
 from mlflow_bundle.progress import Progress
 from mlflow_bundle.provenance import carried_tags
 from mlflow_bundle.references import rewrite_tags, rewrite_values
 from mlflow_bundle.remap import Remap
 from mlflow_bundle.report import Report
 from mlflow_bundle.users import USER_TAG
+
+WriteBeside = Callable[
+    [Sequence[HeldMember], Path, Sequence[str]], "Future[Sequence[int | None]] | None"
+]
+"""Has members of a bundle written to paths below a directory by another process. Gives their sizes
+to come, None for one that could not be written; or None where the caller has to write them."""
 
 OnConflict = Literal["skip", "update", "fail"]
 
@@ -76,6 +84,7 @@ class Importing:
     progress: Progress
     files: Executor
     """Writes the files of one entity side by side."""
+    write_beside: WriteBeside | None = None
     reserved_tags: set[str] = field(default_factory=set)
     """Tags that Databricks alone sets: those known, and those found out."""
     failed: set[tuple[str, str]] = field(default_factory=set)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import posixpath
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from mlflow_bundle.artifacts import SMALL_BYTES
@@ -20,6 +21,10 @@ from mlflow_bundle.references import MLMODEL, rewrite_mlmodel, rewrite_trace_dat
 
 class Place(Protocol):
     """Where the files of one entity go."""
+
+    @property
+    def directory(self) -> Path | None:
+        """Where that is on this machine, if it is."""
 
     def existing(self) -> list[ArtifactFile]:
         """Return the files that are there already."""
@@ -107,11 +112,47 @@ class TreeWriter:
     def start(self, tree: ArtifactTree, files: list[ArtifactFile]) -> Uploads:
         """Begin to write ``files`` side by side; they must have arrived before the content of
         ``tree`` is left, unless it allows random access."""
+        beside = self._start_beside(tree, files)
         return Uploads(
             self._to,
             self._source_id,
-            [(file, self._to.files.submit(self._write_one, tree, file)) for file in files],
+            [
+                (
+                    file,
+                    beside.get(file.path)
+                    or self._to.files.submit(self._write_one, tree, file).result,
+                )
+                for file in files
+            ],
         )
+
+    def _start_beside(
+        self, tree: ArtifactTree, files: list[ArtifactFile]
+    ) -> dict[str, Callable[[], int]]:
+        """Let another process write what it can; return what waits for each file, by path."""
+        write, directory = self._to.write_beside, self._place.directory
+        if write is None or directory is None:
+            return {}
+        members = []
+        taken = []
+        for file in files:
+            if not self._is_rewritten(file) and (member := tree.held(file)) is not None:
+                members.append(member)
+                taken.append(file)
+        sizes = write(members, directory, list(map(self.path_of, taken))) if taken else None
+        if sizes is None:
+            return {}
+        return {
+            file.path: partial(self._finish_beside, sizes, position, tree, file)
+            for position, file in enumerate(taken)
+        }
+
+    def _finish_beside(
+        self, sizes: Future[Sequence[int | None]], at: int, tree: ArtifactTree, file: ArtifactFile
+    ) -> int:
+        """Wait for a file that another process writes; one that it did not is written here."""
+        size = sizes.result()[at]
+        return self._write_one(tree, file) if size is None else size
 
     def path_of(self, file: ArtifactFile) -> str:
         """Return where a file of the tree goes."""
@@ -151,11 +192,11 @@ class Uploads:
     Args:
         to: The import.
         source_id: Id of the entity in the bundle, for the report.
-        pending: The files, each with what ends with its size.
+        pending: The files, each with what waits for it and returns its size.
     """
 
     def __init__(
-        self, to: Importing, source_id: str, pending: list[tuple[ArtifactFile, Future[int]]]
+        self, to: Importing, source_id: str, pending: list[tuple[ArtifactFile, Callable[[], int]]]
     ) -> None:
         self._to = to
         self._source_id = source_id
@@ -173,9 +214,9 @@ class Uploads:
         """
         written = 0
         failure: BundleError | None = None
-        for file, future in self._pending:
+        for file, wait in self._pending:
             try:
-                size = future.result()
+                size = wait()
             except ServerError as exc:
                 if exc.status is None:
                     failure = exc

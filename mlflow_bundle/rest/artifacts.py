@@ -383,6 +383,8 @@ class Uploader:
         owner: The entity, to see that what was written is what the server shows.
     """
 
+    directory = None
+
     def __init__(self, session: Session, uri: str, owner: ArtifactOwner) -> None:
         self._session = session
         self._uri = uri

@@ -149,6 +149,9 @@ class ArtifactPlace:
         tree: Lists a location.
         repository: Makes the repository of a store that is no directory.
         failed: Makes the error for a path that failed.
+
+    Attributes:
+        directory: Where it is on this machine, if it is.
     """
 
     def __init__(
@@ -161,7 +164,7 @@ class ArtifactPlace:
     ) -> None:
         self._location = location
         self._uri = uri
-        self._directory = _local_path(uri)
+        self.directory = _local_path(uri)
         self._tree = tree
         self._make = repository
         self._failed = failed
@@ -169,7 +172,7 @@ class ArtifactPlace:
 
     def existing(self) -> list[ArtifactFile]:
         """Return the files that are there already."""
-        if self._directory is not None and not self._directory.is_dir():
+        if self.directory is not None and not self.directory.is_dir():
             return []
         return self._tree(self._location).files()
 
@@ -185,8 +188,8 @@ class ArtifactPlace:
         """
         with (content := open_content()).stream:
             try:
-                if self._directory is not None:
-                    put_in_directory(self._directory, path, content)
+                if self.directory is not None:
+                    put_in_directory(self.directory, path, content)
                 elif not is_inside(path):
                     raise ValueError("a name that leads out of its directory")
                 else:

@@ -7,6 +7,9 @@ crash each of them is there as a whole or not at all. Files of entities are ther
 are: whatever is on its way is waited for. One that is larger than what waits in memory
 has a transaction of its own.
 
+Points, of which there are most, are sent while the next entities are made into rows, where one
+transaction takes in everything (:meth:`Batch.hold`).
+
 A row that the database refuses is a loss and takes no other one with it, but those that cannot be
 without it.
 """
@@ -16,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -106,6 +110,9 @@ class Batch:
         failed: Callable[[Exception], ServerError],
     ) -> None:
         self._connection = connection
+        self._sender = ThreadPoolExecutor(1, thread_name_prefix="mlflow-bundle-points")
+        self._sent: tuple[Future[int], list[tuple[Points, Owner]]] | None = None
+        """Points on their way."""
         self._dialect = dialect
         self._tables = {table.name: table for table in tables}
         self._lose = lose
@@ -144,6 +151,16 @@ class Batch:
         """How many entities were forgotten."""
         self.checks = dialect.name != "sqlite"
 
+    @property
+    def connection(self) -> Connection:
+        """The connection, when nothing is on its way through it."""
+        self._take_sent()
+        return self._connection
+
+    def close(self) -> None:
+        """Wait for what is on its way."""
+        self._sender.shutdown()
+
     # Entities
 
     def start(self, owner: Owner) -> None:
@@ -163,7 +180,7 @@ class Batch:
             self.commit()
         elif self._rows >= _ROWS or self._bytes >= _BYTES:
             self._flush()
-            if time.monotonic() - self._opened_at > _TRANSACTION_S:
+            if not self._held and time.monotonic() - self._opened_at > _TRANSACTION_S:
                 self.commit()
 
     def undo(self) -> None:
@@ -171,9 +188,9 @@ class Batch:
         self.undone += 1
         if self._spilled:
             if self._held:
-                self._connection.exec_driver_sql("ROLLBACK TO SAVEPOINT mlflow_bundle_entity")
+                self.connection.exec_driver_sql("ROLLBACK TO SAVEPOINT mlflow_bundle_entity")
             else:
-                self._connection.exec_driver_sql("ROLLBACK")
+                self.connection.exec_driver_sql("ROLLBACK")
                 self._open = False
             self._spilled = False
             self._clear()
@@ -202,11 +219,12 @@ class Batch:
         """Write what waits and commit it."""
         if self._held:
             self._flush()
+            self._take_sent()
             self._spilled = False
         else:
             self._flush()
             if self._open:
-                self._connection.exec_driver_sql("COMMIT")
+                self.connection.exec_driver_sql("COMMIT")
             self._open = self._spilled = False
 
     def follow(self, uploads: Uploads) -> None:
@@ -294,7 +312,7 @@ class Batch:
     def execute(self, statement: sqlalchemy.Executable) -> None:
         """Run a statement at once, in the transaction of the entity that was begun."""
         self._spill()
-        self._connection.execute(statement)
+        self.connection.execute(statement)
 
     def update(self, owner: Owner, table: str, key: Row, values: Row, *, name: str = "") -> bool:
         """Change the row of that key, when what was added before is written.
@@ -372,7 +390,7 @@ class Batch:
             self._restore(current)
             self._spilled = True
             if self._held:
-                self._connection.exec_driver_sql("SAVEPOINT mlflow_bundle_entity")
+                self.connection.exec_driver_sql("SAVEPOINT mlflow_bundle_entity")
         self._begin()
         self._flush()
 
@@ -416,7 +434,7 @@ class Batch:
 
     def _begin(self) -> None:
         if not self._open:
-            self._connection.exec_driver_sql(self._dialect.begin)
+            self.connection.exec_driver_sql(self._dialect.begin)
             self._open = True
             self._opened_at = time.monotonic()
 
@@ -433,10 +451,9 @@ class Batch:
                 if self._failed:
                     self._drop_orphans(group)
                 self._insert(group, group.rows, group.owners)
-            if table == POINT_TABLE:
-                self._write_points()
         for update in self._updates:
             self._update(update)
+        self._write_points()  # the last: others need not wait for them
         self._clear()
 
     def _drop_orphans(self, group: _Group) -> None:
@@ -457,8 +474,8 @@ class Batch:
             return
         try:
             self._attempt(
-                lambda: self._dialect.insert(
-                    self._connection,
+                lambda connection: self._dialect.insert(
+                    connection,
                     group.table,
                     group.columns,
                     rows,
@@ -483,12 +500,31 @@ class Batch:
         points = [some for some in self._points if some[1] not in self._failed]
         if not points:
             return
-        every = [some for some, _ in points]
         # Of most runs no point comes twice, and without a look they are faster.
-        for pass_over in (False, True):
-            with contextlib.suppress(*self._refusals):
-                self._attempt(partial(self._insert_points, every, pass_over=pass_over))
-                return
+        insert = partial(self._insert_points, [some for some, _ in points], pass_over=False)
+        if self._held and not self._spilled:
+            self._sent = self._sender.submit(self._attempt, insert, self.connection), points
+            return
+        try:
+            self._attempt(insert)
+        except self._refusals:
+            self._write_points_carefully(points)
+
+    def _take_sent(self) -> None:
+        """Wait for points on their way; those that the database refused are written as they can."""
+        if self._sent is not None:
+            (sending, points), self._sent = self._sent, None
+            try:
+                sending.result()
+            except self._refusals:
+                self._write_points_carefully(points)
+
+    def _write_points_carefully(self, points: Sequence[tuple[Points, Owner]]) -> None:
+        """Write points of which some come twice, or cannot be written."""
+        every = [some for some, _ in points]
+        with contextlib.suppress(*self._refusals):
+            self._attempt(partial(self._insert_points, every, pass_over=True))
+            return
         group = self._group(POINT_TABLE, POINT_COLUMNS)
         self._insert(
             group,
@@ -496,16 +532,21 @@ class Batch:
             [(owner, f"metrics.{some.key}") for some, owner in points for _ in range(len(some))],
         )
 
-    def _insert_points(self, points: Sequence[Points], *, pass_over: bool) -> int:
+    def _insert_points(
+        self, points: Sequence[Points], connection: Connection, *, pass_over: bool
+    ) -> int:
         table = self._tables[POINT_TABLE]
-        return self._dialect.insert_points(self._connection, table, points, pass_over=pass_over)
+        return self._dialect.insert_points(connection, table, points, pass_over=pass_over)
 
-    def _attempt(self, insert: Callable[[], int]) -> int:
+    def _attempt(
+        self, insert: Callable[[Connection], int], connection: Connection | None = None
+    ) -> int:
         """Insert something and return how many rows; what is refused leaves no trace."""
-        execute = self._connection.exec_driver_sql
+        connection = connection or self.connection
+        execute = connection.exec_driver_sql
         execute("SAVEPOINT mlflow_bundle")
         try:
-            count = insert()
+            count = insert(connection)
         except self._refusals:
             execute("ROLLBACK TO SAVEPOINT mlflow_bundle")
             raise
@@ -519,10 +560,10 @@ class Batch:
         statement = table.update().values(update.values)
         for column, value in update.key.items():
             statement = statement.where(table.c[column] == value)
-        execute = self._connection.exec_driver_sql
+        execute = self.connection.exec_driver_sql
         execute("SAVEPOINT mlflow_bundle")
         try:
-            self._connection.execute(statement)
+            self.connection.execute(statement)
         except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.DataError) as exc:
             execute("ROLLBACK TO SAVEPOINT mlflow_bundle")
             self._lose(update.owner, ", ".join(update.values), _reason(exc.orig or exc))

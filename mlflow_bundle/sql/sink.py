@@ -31,6 +31,7 @@ from mlflow_bundle.selection import Selection
 from mlflow_bundle.sql.artifacts import ArtifactStore
 from mlflow_bundle.sql.batch import Batch, Owner
 from mlflow_bundle.sql.database import Database
+from mlflow_bundle.sql.file_process import FileProcess
 from mlflow_bundle.sql.preparing import writable
 from mlflow_bundle.sql.rollups import RollupQueue
 from mlflow_bundle.sql.target import Target
@@ -92,27 +93,31 @@ class SqlSink(Sink):
             connection = opened.enter_context(_connected(database))
             files = ThreadPoolExecutor(jobs, thread_name_prefix="mlflow-bundle-upload")
             opened.callback(files.shutdown, wait=True, cancel_futures=True)
+            self._beside = FileProcess()
+            opened.callback(self._beside.close)
             remap = Remap()
             opened.callback(remap.close)
 
             def lose(owner: Owner, field: str, reason: str) -> None:
                 report.lose(owner.kind, owner.id, reason, field=field)
 
+            batch = Batch(
+                connection,
+                database.dialect,
+                sort_tables(database.tables.values()),
+                lose=lose,
+                failed=database.failure,
+            )
+            opened.callback(batch.close)
             self._to = Target(
                 report=report,
                 remap=remap,
                 options=options,
                 progress=progress or SilentProgress(),
                 files=files,
+                write_beside=self._beside.write,
                 database=database,
-                connection=connection,
-                batch=Batch(
-                    connection,
-                    database.dialect,
-                    sort_tables(database.tables.values()),
-                    lose=lose,
-                    failed=database.failure,
-                ),
+                batch=batch,
                 store=artifact_store,
                 workspace=workspace or DEFAULT_WORKSPACE,
                 include_secrets=include_secrets,
@@ -232,6 +237,8 @@ class SqlSink(Sink):
             self._to.report.note(f"--rewrite-location: no location begins with {old}")
 
     def abort(self) -> None:
+        # It may be what keeps everybody waiting; what it has not written is written here.
+        self._beside.close()
         # What is whole is kept: it need not be brought again.
         with contextlib.suppress(ServerError), self._to.database.errors():
             self._to.batch.give_up()

@@ -55,10 +55,11 @@ from mlflow_bundle.prefetch import ordered_prefetch
 from mlflow_bundle.references import logged_model_id_of, run_id_of
 from mlflow_bundle.report import Report
 from mlflow_bundle.selection import Selection, require_matches
+from mlflow_bundle.side_process import LostProcessError
 from mlflow_bundle.spool import Selected, Spool
 from mlflow_bundle.spooled_points import SpooledPoints
 from mlflow_bundle.sql.database import Database
-from mlflow_bundle.sql.point_process import LostProcessError, PointProcess
+from mlflow_bundle.sql.point_process import PointProcess
 from mlflow_bundle.sql.readers import (
     PLAIN_READERS,
     Chosen,

@@ -29,7 +29,6 @@ class Target(Importing):
     """One database that is written to."""
 
     database: Database
-    connection: Connection
     batch: Batch
     store: ArtifactStore
     workspace: str
@@ -39,6 +38,11 @@ class Target(Importing):
     """Tables that held nothing when this import began."""
     claimed: dict[tuple[str, str], str] = field(default_factory=dict)
     """Names of this import by table and what the database makes of them."""
+
+    @property
+    def connection(self) -> Connection:
+        """What is written through: in a transaction or not, as :attr:`batch` wants it."""
+        return self.batch.connection
 
     # Looking
 
@@ -112,17 +116,6 @@ class Target(Importing):
                 f"{kind} {id}: its experiment {experiment_id} could not be made", status=409
             )
         return place
-
-    def require_open(self, place: Placed, kind: str, id: str) -> None:
-        """Refuse to make an entity in an experiment that was deleted here before this import.
-
-        Raises:
-            SinkError: It was.
-        """
-        if place.id in self.deleted_experiments:
-            raise SinkError(
-                f"{kind} {id}: its experiment is deleted at the destination", status=409
-            )
 
     def free_id(
         self, table: str, column: str, id: str, *, within: str, prefix: str = "", short: bool = True

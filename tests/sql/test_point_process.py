@@ -14,12 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_bundle import side_process
 from mlflow_bundle.errors import SourceError
+from mlflow_bundle.side_process import LostProcessError
 from mlflow_bundle.spooled_points import SpooledPoints
-from mlflow_bundle.sql import point_process
 from mlflow_bundle.sql import source as sql_source
 from mlflow_bundle.sql.database import Database
-from mlflow_bundle.sql.point_process import LostProcessError, PointProcess
+from mlflow_bundle.sql.point_process import PointProcess
 from mlflow_bundle.sql.readers.points import POINTS_PER_CHUNK
 from tests.servers import MlflowServer
 from tests.sql.databases import is_reachable, new_database
@@ -159,7 +160,7 @@ def test_one_that_never_opens_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sql_source, "PointProcess", _Silent)
-    monkeypatch.setattr(point_process, "_OPENING_S", 0.5)
+    monkeypatch.setattr(side_process, "_OPENING_S", 0.5)
     found = _exported(f"sqlite:///{database}", tmp_path / "f", full_server.artifact_directory)
     assert _differing(found, without) == []
 

@@ -126,6 +126,8 @@ class FileWriter:
 class _NoPlace:
     """Where nothing is written."""
 
+    directory = None
+
     def existing(self) -> list[ArtifactFile]:
         return []
 

@@ -1,0 +1,210 @@
+"""Files may be written by another process, and nothing about an import tells."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+
+from mlflow_bundle.contracts import HeldMember
+from mlflow_bundle.side_process import LostProcessError, SideProcess
+from mlflow_bundle.sql import file_process
+from mlflow_bundle.sql import sink as sql_sink
+from mlflow_bundle.sql.file_process import FileProcess, Sizes
+from tests.sql.imports import import_into, place
+from tests.transfer.commands import command
+
+
+class _Counting(FileProcess):
+    """Starts with the first file, and counts those that it has written."""
+
+    written = 0
+
+    def __init__(self) -> None:
+        super().__init__(few=0)
+
+    def write(
+        self, members: Sequence[HeldMember], directory: Path, paths: Sequence[str]
+    ) -> Future[Sizes] | None:
+        sizes = super().write(members, directory, paths)
+        if sizes is not None:
+            sizes.add_done_callback(self._count)
+        return sizes
+
+    @staticmethod
+    def _count(sizes: Future[Sizes]) -> None:
+        _Counting.written += sum(size is not None for size in sizes.result())
+
+
+class _Dying(_Counting):
+    """Is killed when it has a part of its work."""
+
+    def write(
+        self, members: Sequence[HeldMember], directory: Path, paths: Sequence[str]
+    ) -> Future[Sizes] | None:
+        sizes = super().write(members, directory, paths)
+        if self._next == 5:
+            assert self._process is not None
+            self._process.kill()
+        return sizes
+
+
+class _Stuck(_Counting):
+    """Does nothing with its work, as one whose disk does not answer."""
+
+    def write(
+        self, members: Sequence[HeldMember], directory: Path, paths: Sequence[str]
+    ) -> Future[Sizes] | None:
+        sizes = super().write(members, directory, paths)
+        if self._process is not None:
+            os.kill(self._process.pid, signal.SIGSTOP)
+        return sizes
+
+
+def _without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(*_: object, **__: object) -> None:
+        raise LostProcessError
+
+    monkeypatch.setattr(file_process, "SideProcess", absent)
+
+
+def _files(root: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()
+    }
+
+
+@pytest.fixture
+def expected(
+    full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, bytes]:
+    """The files of an import without another process."""
+    with monkeypatch.context() as patched:
+        _without(patched)
+        to = place(tmp_path / "without")
+        import_into(to, full_bundle)
+    return _files(to.artifacts)
+
+
+@pytest.mark.parametrize("kind", [_Counting, _Dying])
+def test_the_files_are_the_same(
+    kind: type[_Counting],
+    full_bundle: Path,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sql_sink, "FileProcess", kind)
+    _Counting.written = 0
+    to = place(tmp_path / "with")
+    report = import_into(to, full_bundle)
+    found = _files(to.artifacts)
+    assert sorted(found) == sorted(expected)
+    assert found == expected
+    assert len(found) > 20
+    assert report.done["artifact"] == len(found)
+    if kind is _Counting:
+        # All but MLmodel files, which are rewritten, and those of what comes without a start.
+        assert _Counting.written > len(found) / 2
+    else:
+        assert 0 < _Counting.written < len(found)
+
+
+def test_what_it_cannot_write_is_a_loss_with_its_reason(
+    full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    for name in ("with", "without"):
+        to = place(tmp_path / name)
+        with monkeypatch.context() as patched:
+            if name == "with":
+                patched.setattr(sql_sink, "FileProcess", _Counting)
+            else:
+                _without(patched)
+            to.artifacts.mkdir()
+            # Where a directory of many runs would be.
+            (to.artifacts / "1").write_text("in the way")
+            report = import_into(to, full_bundle)
+        losses = [loss for loss in report.losses if loss.kind == "artifact"]
+        told.append(sorted(f"{loss.id}: {loss.reason}".replace(name, "") for loss in losses))
+    assert told[0] == told[1]
+    assert told[0]
+    assert all("directory" in line for line in told[0])
+
+
+def test_ctrl_c_does_not_wait_for_it(
+    full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sql_sink, "FileProcess", _Stuck)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupts = threading.Timer(6, os.kill, (os.getpid(), signal.SIGINT))
+    began = time.monotonic()
+    interrupts.start()
+    to = place(tmp_path / "stuck")
+    words = ("--tracking-uri", to.uri, "--artifacts-destination", to.artifacts)
+    try:
+        command("import-all", full_bundle, *words, expect=130)
+    finally:
+        interrupts.cancel()
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 60
+    monkeypatch.undo()
+    again = command("import-all", full_bundle, *words, expect=None)  # goes on
+    complete = tmp_path / "complete"
+    once = command(
+        *("import-all", full_bundle, "--tracking-uri", f"sqlite:///{tmp_path}/complete.db"),
+        *("--artifacts-destination", complete),
+        expect=None,
+    )
+    assert again.exit_code == once.exit_code
+    assert sorted(_files(to.artifacts)) == sorted(_files(complete))
+
+
+_OWNER = """
+import os, sys, time
+from pathlib import Path
+from mlflow_bundle.archive import ArchiveReader
+from mlflow_bundle.contracts import HeldMember
+from mlflow_bundle.sql.file_process import FileProcess
+
+reader = ArchiveReader.open(sys.argv[1])
+process = FileProcess(few=0)
+path = next(reader.iter_members()).path
+process.write([HeldMember(reader.descriptor, path)], Path(sys.argv[2]), ["x"]).result()
+print(process._process.pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_it_ends_with_its_owner(full_bundle: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", _OWNER, str(full_bundle), str(tmp_path)]
+    owner = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+    assert owner.returncode == -signal.SIGKILL
+    assert (tmp_path / "x").exists()
+    process = int(owner.stdout)
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and _is_running(process):
+        time.sleep(0.05)
+    assert not _is_running(process)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_a_process_that_does_not_start_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no such interpreter")
+    with pytest.raises(LostProcessError):
+        SideProcess("mlflow_bundle.sql.file_process", 0)
