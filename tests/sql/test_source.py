@@ -39,6 +39,7 @@ from tests.sql.clones import cloned
 from tests.sql.told import Key, Told, differences, tell
 from tests.table_rows import Database
 from tests.tables import USER_TABLES
+from tests.transfer.commands import command
 from tests.world import World
 
 Fields = dict[str, Any]
@@ -385,3 +386,27 @@ def test_runs_keep_what_only_a_database_knows(
         assert [getattr(run.info, name) for name in names] == [rows[run.id][n] for n in names]
         deleted += run.info.lifecycle_stage == "deleted"
     assert deleted
+
+
+def test_a_point_without_a_value_is_named(full_server: MlflowServer, tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(full_server.database, path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "UPDATE sqlite_master SET sql = replace(sql, 'value FLOAT NOT NULL', 'value FLOAT')"
+            " WHERE name = 'metrics'"
+        )
+        connection.commit()
+    with closing(sqlite3.connect(path)) as connection:
+        (run_id, key) = connection.execute("SELECT run_uuid, key FROM metrics").fetchone()
+        connection.execute(
+            "INSERT INTO metrics (key, value, timestamp, step, is_nan, run_uuid)"
+            " VALUES (?, NULL, 1, 1, 0, ?)",
+            (key, run_id),
+        )
+        connection.commit()
+    words = ("--tracking-uri", f"sqlite:///{path}", "-o", tmp_path / "f")
+    done = command("export-all", *words, "--artifacts", "skip", expect=1)
+    assert f"metric {key!r} of run {run_id} has a point without a value" in done.stderr
+    assert not (tmp_path / "f").exists()

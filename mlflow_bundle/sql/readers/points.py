@@ -8,7 +8,7 @@ from itertools import chain, groupby, islice, starmap
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnClause, column, func, literal, select
+from sqlalchemy import ColumnClause, column, func, literal, or_, select
 
 from mlflow_bundle.errors import SourceError
 from mlflow_bundle.sql.rows import Row, Rows, chunks
@@ -26,6 +26,7 @@ _POINT: tuple[ColumnClause[Any], ...] = tuple(
 """In the order by which servers sort a history. Without types: MySQL's would round to ten
 decimals."""
 _CODES = "qqd?"
+_NUMBERS = ("timestamp", "step", "value")
 
 AddPoints = Callable[[str, str, Sequence[float], Sequence[int], Sequence[int]], None]
 """Takes points of a run: its id, key, values, timestamps in ms, steps. Those of one metric come in
@@ -50,6 +51,7 @@ def _read(rows: Rows, run_ids: Sequence[str], add: AddPoints) -> None:
     Names, which every row repeats, would take as long as all the rest.
     """
     metrics = rows.table("metrics").c
+    _require_whole(rows, run_ids)
     histories = (metrics.run_uuid, rows.exact(metrics.key))
     lengths = (
         select(metrics.run_uuid, metrics.key, func.count())
@@ -63,6 +65,26 @@ def _read(rows: Rows, run_ids: Sequence[str], add: AddPoints) -> None:
         for history in some:
             if history.length > POINTS_PER_CHUNK:
                 _read_long(rows, history, add)
+
+
+def _require_whole(rows: Rows, run_ids: Sequence[str]) -> None:
+    """Refuse points that lack something, which somebody must have allowed: MLflow's tables do not.
+
+    Raises:
+        SourceError: There is one.
+    """
+    metrics = rows.table("metrics").c
+    missing = [metrics[name] for name in _NUMBERS if metrics[name].nullable]
+    if not missing:
+        return
+    statement = select(metrics.run_uuid, metrics.key).where(
+        metrics.run_uuid.in_(run_ids), or_(*(each.is_(None) for each in missing))
+    )
+    for run_id, key in chain.from_iterable(rows.stream(statement.limit(1))):
+        raise SourceError(
+            f"metric {key!r} of run {run_id} has a point without a value, timestamp or step",
+            hint="complete the point or delete it, in the table metrics",
+        )
 
 
 class _Counted(NamedTuple):
