@@ -13,6 +13,7 @@ from mlflow_bundle.cli.tracking import (
     open_auth_source,
     open_host,
     open_source,
+    speaks_rest,
 )
 from mlflow_bundle.credentials import mask_uri
 
@@ -21,16 +22,14 @@ if TYPE_CHECKING:
     from mlflow_bundle.contracts import Source
     from mlflow_bundle.diff import Place
 
-_SERVER_SCHEMES = ("http", "https", "databricks")
 _BUNDLE_SUFFIX = ".mlbundle"
 
 
 def is_server(text: str) -> bool:
     """Whether ``text`` is a tracking URI: a bundle may be at an https URL too."""
-    if text == "databricks" or is_database(text) or file_store(text) is not None:
+    if is_database(text) or file_store(text) is not None:
         return True
-    parts = urlsplit(text)
-    return parts.scheme.lower() in _SERVER_SCHEMES and not parts.path.endswith(_BUNDLE_SUFFIX)
+    return speaks_rest(text) and not urlsplit(text).path.endswith(_BUNDLE_SUFFIX)
 
 
 def open_place(text: str, *, jobs: int, database: DatabaseOptions = NOTHING_TOLD) -> Place:

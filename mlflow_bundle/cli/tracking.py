@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow_bundle.sql.database import Database
     from mlflow_bundle.sql.sink import SqlSink
 
-_REST_SCHEMES = ("http://", "https://", "databricks")
+_REST_SCHEMES = ("http", "https", "databricks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def tracking_uri(given: str | None) -> str:
 
         given = mlflow.get_tracking_uri()
     uri = given
-    if uri.startswith(_REST_SCHEMES) or is_database(uri) or file_store(uri) is not None:
+    if speaks_rest(uri) or is_database(uri) or file_store(uri) is not None:
         return uri
     raise SelectionError(
         f"the tracking URI {_shown(uri)!r} is no MLflow server (http:// or https://), no database "
@@ -102,6 +103,11 @@ def tracking_uri(given: str | None) -> str:
         hint="give --tracking-uri or set MLFLOW_TRACKING_URI, e.g. http://localhost:5000 or "
         "./mlruns",
     )
+
+
+def speaks_rest(uri: str) -> bool:
+    """Whether a tracking URI names a server: by HTTP, or a Databricks workspace."""
+    return uri == "databricks" or urlsplit(uri).scheme.lower() in _REST_SCHEMES
 
 
 def file_store(uri: str) -> Path | None:
