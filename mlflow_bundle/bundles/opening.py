@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sys
 import tempfile
 import uuid
@@ -26,6 +25,7 @@ from mlflow_bundle.bundles.sink import WriterFactory
 from mlflow_bundle.bundles.tree import DirectoryWriter, TreeReader, TreeWriter
 from mlflow_bundle.credentials import mask_uri
 from mlflow_bundle.errors import BundleError, FormatError, SelectionError
+from mlflow_bundle.spooled import temporary_file_named
 
 _REMOTE_BLOCK_BYTES = 256 * 1024
 _PACKAGE_OF_SCHEME = {
@@ -42,6 +42,8 @@ _PACKAGE_OF_SCHEME = {
     "ssh": "paramiko",
 }
 """Package that reads a scheme, where fsspec's own words do not name it plainly."""
+
+_COPY_BYTES = 1024 * 1024
 
 
 def open_tree(path: str, *, is_directory: bool = False, renew: bool = True) -> TreeReader:
@@ -143,8 +145,11 @@ def _spool(stream: BinaryIO) -> BinaryIO:
     """Copy a stream to a temporary file without a name, which vanishes when it is closed."""
     spooled = tempfile.TemporaryFile(prefix="mlflow-bundle-")  # noqa: SIM115 - the tree's
     try:
-        shutil.copyfileobj(stream, spooled, 1024 * 1024)
-        spooled.flush()
+        while piece := stream.read(_COPY_BYTES):
+            with temporary_file_named():
+                spooled.write(piece)
+        with temporary_file_named():
+            spooled.flush()
     except BaseException:
         spooled.close()
         raise
