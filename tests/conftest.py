@@ -286,3 +286,9 @@ def prerequisite() -> Callable[[object, str], None]:
         pytest.skip(f"missing prerequisite: {name}")
 
     return demand
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: most tests wait for servers."""
+    return (os.cpu_count() or 1) + 1

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import io
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlflow_bundle.archive import ArchiveReader, ArchiveWriter, Limits
+from mlflow_bundle.archive import ArchiveReader, ArchiveWriter, Limits, content
 from mlflow_bundle.errors import CorruptFrameError, LimitError, NotABundleError, TruncatedError
 from tests.archive.bundles import (
     HEADER,
@@ -324,3 +327,35 @@ def test_many_threads_read_at_once(tmp_path: Path) -> None:
             thread.join()
         assert failures == []
         reader.close()
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_frame_that_many_threads_want_is_loaded_once(
+    damaged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = reader_of(bundle({str(number): text(2000, number) for number in range(8)}))
+    loads = 0
+    all_ask = threading.Barrier(8)
+    load = content.open_frame
+
+    def slow(*arguments: Any) -> bytes:
+        nonlocal loads
+        loads += 1
+        time.sleep(0.3)  # in which the others ask for it
+        if damaged:
+            raise CorruptFrameError("frame digest is wrong", offset=0)
+        return load(*arguments)
+
+    monkeypatch.setattr(content, "open_frame", slow)
+
+    def read(number: int) -> bytes | None:
+        all_ask.wait(30)
+        try:
+            return reader.read(str(number))
+        except CorruptFrameError:
+            return None
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(read, range(8)))
+    assert loads == 1
+    assert found == [None if damaged else text(2000, number) for number in range(8)]

@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 
 from mlflow_bundle.errors import SourceError
 from mlflow_bundle.sql.database import Database
+from mlflow_bundle.sql.dialects import sqlite
 from mlflow_bundle.sql.dialects.sqlite import file_of
 
 _WRITER = """
@@ -74,10 +75,14 @@ def _numbers(uri: str) -> tuple[int, int]:
     return a, b
 
 
-@pytest.mark.parametrize("mode", ["delete", "wal"])
+@pytest.mark.parametrize("at_once", [True, False], ids=["at-once", "in-steps"])
+@pytest.mark.parametrize("mode", ["delete", "persist", "wal"])
 def test_a_copy_under_a_server_that_always_writes_ends_and_is_one_state(
-    tmp_path: Path, mode: str
+    tmp_path: Path, mode: str, at_once: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if not at_once:
+        monkeypatch.setattr(sqlite, "_PROBE_BYTES", 0)
+        monkeypatch.setattr(sqlite, "_AT_ONCE_S", 0.0)
     path = tmp_path / "mlflow.db"
     _make(path, megabytes=64, mode=mode)
     with _hammering(path) as writer:
@@ -86,6 +91,26 @@ def test_a_copy_under_a_server_that_always_writes_ends_and_is_one_state(
             assert a == b
             assert a > 0
         assert writer.poll() is None, "the writer was refused"
+
+
+def test_a_copy_that_takes_long_is_made_in_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, copy = tmp_path / "mlflow.db", tmp_path / "copy.db"
+    _make(path, megabytes=2)
+    monkeypatch.setattr(sqlite, "_PROBE_BYTES", 1024 * 1024)
+    for limit_s, expected in ((0.0, False), (60.0, True)):
+        monkeypatch.setattr(sqlite, "_AT_ONCE_S", limit_s)
+        with (
+            path.open("rb", buffering=0) as file,
+            contextlib.closing(sqlite3.connect(path, timeout=0)) as there,
+            contextlib.closing(sqlite3.connect(path, timeout=0)) as writer,
+        ):
+            assert sqlite._copy_at_once(there, file, copy) is expected
+            assert copy.exists() is expected
+            writer.execute("UPDATE a SET n = n + 1")  # nothing is locked any more
+            writer.rollback()
+    assert copy.read_bytes() == path.read_bytes()
 
 
 def test_the_file_and_its_journal_mode_stay(tmp_path: Path) -> None:
