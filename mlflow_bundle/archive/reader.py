@@ -10,6 +10,7 @@ reads everything.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import threading
@@ -67,6 +68,8 @@ from mlflow_bundle.errors import (
 
 _CACHED_PAGE_BYTES = 2 * MIB  # as they lie in the file; decoded they take about eight times that
 _CACHED_FRAME_BYTES = 16 * MIB
+_PATIENCE_S = 10.0
+"""How long a thread waits for what another one is loading."""
 
 _T = TypeVar("_T")
 _Order = tuple[bytes, int]
@@ -578,21 +581,24 @@ class _Cache(Generic[_T]):
             if loading is None:
                 loaded = self._loading[key] = Future()
         if loading is not None:
-            return loading.result()
+            # Who loads it may fail, or be interrupted.
+            with contextlib.suppress(Exception):
+                return loading.result(_PATIENCE_S)
+            return load()
         try:
             value = load()
-        except BaseException as exc:
             with self._lock:
-                del self._loading[key]
-            loaded.set_exception(exc)
+                self._values[key] = value, cost
+                self._bytes += cost
+                while self._bytes > self._limit and len(self._values) > 1:
+                    self._bytes -= self._values.popitem(last=False)[1][1]
+            loaded.set_result(value)
+        except BaseException:
+            loaded.set_exception(LookupError(key))
             raise
-        with self._lock:
-            del self._loading[key]
-            self._values[key] = value, cost
-            self._bytes += cost
-            while self._bytes > self._limit and len(self._values) > 1:
-                self._bytes -= self._values.popitem(last=False)[1][1]
-        loaded.set_result(value)
+        finally:
+            with self._lock:
+                self._loading.pop(key, None)
         return value
 
     def clear(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import threading
+from collections.abc import Callable
 from typing import BinaryIO
 
 from mlflow_bundle.errors import TruncatedError
@@ -41,17 +42,29 @@ class ByteSource:
         if offset < 0 or length < 0 or offset + length > self.size:
             raise TruncatedError(f"{length} bytes are missing", offset=offset)
         if self.descriptor is not None:
-            data = os.pread(self.descriptor, length, offset)
-            if len(data) == length:
-                return data
+            descriptor = self.descriptor
+            return _in_full(
+                offset, length, lambda at: os.pread(descriptor, length - at, offset + at)
+            )
         with self._lock:
             self.stream.seek(offset)
-            pieces = []
-            missing = length
-            while missing:
-                piece = self.stream.read(missing)
-                if not piece:
-                    raise TruncatedError(f"{missing} bytes are missing", offset=offset)
-                pieces.append(piece)
-                missing -= len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            return _in_full(offset, length, lambda at: self.stream.read(length - at))
+
+
+def _in_full(offset: int, length: int, read: Callable[[int], bytes]) -> bytes:
+    """Return ``length`` bytes of what may give fewer at once.
+
+    Args:
+        offset: Where they are, for messages.
+        length: How many.
+        read: Returns some more, given how many there are.
+    """
+    pieces = []
+    done = 0
+    while done < length:
+        piece = read(done)
+        if not piece:
+            raise TruncatedError(f"{length - done} bytes are missing", offset=offset)
+        pieces.append(piece)
+        done += len(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)

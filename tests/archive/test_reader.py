@@ -357,5 +357,5 @@ def test_a_frame_that_many_threads_want_is_loaded_once(
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(read, range(8)))
-    assert loads == 1
+    assert loads == (8 if damaged else 1)
     assert found == [None if damaged else text(2000, number) for number in range(8)]
