@@ -102,15 +102,29 @@ def test_a_copy_that_takes_long_is_made_in_steps(
     for limit_s, expected in ((0.0, False), (60.0, True)):
         monkeypatch.setattr(sqlite, "_AT_ONCE_S", limit_s)
         with (
-            path.open("rb", buffering=0) as file,
             contextlib.closing(sqlite3.connect(path, timeout=0)) as there,
             contextlib.closing(sqlite3.connect(path, timeout=0)) as writer,
         ):
-            assert sqlite._copy_at_once(there, file, copy) is expected
+            assert sqlite._copy_at_once(there, path, copy) is expected
             assert copy.exists() is expected
             writer.execute("UPDATE a SET n = n + 1")  # nothing is locked any more
             writer.rollback()
     assert copy.read_bytes() == path.read_bytes()
+
+
+def test_locks_of_this_process_on_the_file_stay(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    _make(path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as ours:
+        ours.execute("BEGIN IMMEDIATE")
+        assert _numbers(f"sqlite:///{path}") == (0, 0)
+        program = (
+            "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute(sys.argv[2])"
+        )
+        words = [sys.executable, "-c", program, str(path), "UPDATE a SET n = 1"]
+        other = subprocess.run(words, stderr=subprocess.PIPE, text=True, check=False)
+        assert "database is locked" in other.stderr
+        ours.execute("ROLLBACK")
 
 
 def test_the_file_and_its_journal_mode_stay(tmp_path: Path) -> None:
