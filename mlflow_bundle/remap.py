@@ -20,8 +20,6 @@ class Placed(NamedTuple):
 
 _RECENT = 16_384
 """What was placed or found last, kept in memory: a table on disk is slow to ask beside threads."""
-_AT_ONCE = 256
-"""What is read with one that is asked for: ids come in order."""
 
 
 class Remap:
@@ -53,15 +51,12 @@ class Remap:
         """Return where an entity is, or None when it was not placed."""
         with self._lock:
             if (kind, source_id) not in self._recent:
-                rows = self._database.execute(
-                    "SELECT source_id, id, source_root, sink_root FROM placed"
-                    " WHERE kind = ? AND source_id >= ? ORDER BY source_id LIMIT ?",
-                    (kind, source_id, _AT_ONCE),
-                ).fetchall()
-                for other, *row in rows[::-1]:
-                    self._keep(kind, other, Placed(*row))
-                if not rows or rows[0][0] != source_id:
-                    self._keep(kind, source_id, None)
+                row = self._database.execute(
+                    "SELECT id, source_root, sink_root FROM placed"
+                    " WHERE kind = ? AND source_id = ?",
+                    (kind, source_id),
+                ).fetchone()
+                self._keep(kind, source_id, None if row is None else Placed(*row))
             return self._recent[kind, source_id]
 
     def _keep(self, kind: str, source_id: str, placed: Placed | None) -> None:
