@@ -91,8 +91,6 @@ class Importing:
     """Kind and source id of what should be here and could not be made."""
     new_experiments: set[str] = field(default_factory=set)
     """Ids here of the experiments that this import made."""
-    deleted_experiments: set[str] = field(default_factory=set)
-    """Ids here of experiments that were deleted here before this import."""
     server_writes_tags: bool = True
     """Whether the destination writes those of `SERVER_MADE_TAGS` by itself."""
 

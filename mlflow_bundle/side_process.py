@@ -116,8 +116,13 @@ class SideProcess:
         """End it at once, whatever it does."""
         self._process.kill()
 
+    def end(self) -> None:
+        """End it at once and wait for that; answers that have come can still be received."""
+        self._process.kill()
+        self._process.wait()
+
     def close(self) -> None:
-        """End it."""
+        """Let it end, and free what it took."""
         with contextlib.suppress(OSError):
             for stream in (self._process.stdin, self._process.stdout):
                 assert stream is not None

@@ -18,6 +18,9 @@ from mlflow_bundle.importing import Importing
 from mlflow_bundle.kinds.traces import TRACE_DATA
 from mlflow_bundle.references import MLMODEL, rewrite_mlmodel, rewrite_trace_data
 
+_BESIDE_AT_ONCE = 32
+"""Files that another process is given at once, after which it tells their sizes."""
+
 
 class Place(Protocol):
     """Where the files of one entity go."""
@@ -116,15 +119,11 @@ class TreeWriter:
         return Uploads(
             self._to,
             self._source_id,
-            [
-                (
-                    file,
-                    beside.get(file.path)
-                    or self._to.files.submit(self._write_one, tree, file).result,
-                )
-                for file in files
-            ],
+            [(file, beside.get(file.path) or self._submit(tree, file).result) for file in files],
         )
+
+    def _submit(self, tree: ArtifactTree, file: ArtifactFile) -> Future[int]:
+        return self._to.files.submit(self._write_one, tree, file)
 
     def _start_beside(
         self, tree: ArtifactTree, files: list[ArtifactFile]
@@ -133,26 +132,22 @@ class TreeWriter:
         write, directory = self._to.write_beside, self._place.directory
         if write is None or directory is None:
             return {}
-        members = []
-        taken = []
-        for file in files:
-            if not self._is_rewritten(file) and (member := tree.held(file)) is not None:
-                members.append(member)
-                taken.append(file)
-        sizes = write(members, directory, list(map(self.path_of, taken))) if taken else None
-        if sizes is None:
-            return {}
-        return {
-            file.path: partial(self._finish_beside, sizes, position, tree, file)
-            for position, file in enumerate(taken)
-        }
-
-    def _finish_beside(
-        self, sizes: Future[Sequence[int | None]], at: int, tree: ArtifactTree, file: ArtifactFile
-    ) -> int:
-        """Wait for a file that another process writes; one that it did not is written here."""
-        size = sizes.result()[at]
-        return self._write_one(tree, file) if size is None else size
+        pairs = [
+            (file, member)
+            for file in files
+            if not self._is_rewritten(file) and (member := tree.held(file)) is not None
+        ]
+        waits: dict[str, Callable[[], int]] = {}
+        for start in range(0, len(pairs), _BESIDE_AT_ONCE):
+            some = pairs[start : start + _BESIDE_AT_ONCE]
+            taken = [file for file, _ in some]
+            paths = [self.path_of(file) for file in taken]
+            sizes = write([member for _, member in some], directory, paths)
+            if sizes is not None:
+                beside = _Beside(taken, sizes, partial(self._submit, tree))
+                for position, file in enumerate(taken):
+                    waits[file.path] = partial(beside.wait, position)
+        return waits
 
     def path_of(self, file: ArtifactFile) -> str:
         """Return where a file of the tree goes."""
@@ -184,6 +179,37 @@ class TreeWriter:
         size = spooled.tell()
         spooled.seek(0)
         return OpenedArtifact(cast(BinaryIO, spooled), size)
+
+
+class _Beside:
+    """Files that another process writes; those that it does not are written here.
+
+    Args:
+        files: The files.
+        sizes: What the process has written, to come.
+        submit: Begins to write one here.
+    """
+
+    def __init__(
+        self,
+        files: list[ArtifactFile],
+        sizes: Future[Sequence[int | None]],
+        submit: Callable[[ArtifactFile], Future[int]],
+    ) -> None:
+        self._files = files
+        self._sizes = sizes
+        self._submit = submit
+        self._here: dict[int, Future[int]] | None = None
+
+    def wait(self, position: int) -> int:
+        """Wait for the file of that position and return its size; errors as of writing it."""
+        sizes = self._sizes.result()
+        if self._here is None:
+            self._here = {
+                at: self._submit(self._files[at]) for at, size in enumerate(sizes) if size is None
+            }
+        size = sizes[position]
+        return self._here[position].result() if size is None else size
 
 
 class Uploads:

@@ -20,6 +20,9 @@ class Destination(Importing):
     version: tuple[int, ...]
     is_databricks: bool = False
     """Whether the server is a Databricks workspace."""
+    deleted_experiments: set[str] = field(default_factory=set)
+    """Ids here of experiments that were deleted here before this import: servers take nothing
+    into them."""
     deleted_models: set[str] = field(default_factory=set)
     """Ids here of logged models that were deleted here before this import."""
     awaited_models: dict[str, str] = field(default_factory=dict)

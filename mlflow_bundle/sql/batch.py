@@ -245,14 +245,17 @@ class Batch:
         """
         uploads, self._uploads = self._uploads, []
         failure: BundleError | None = None
-        for some in uploads:
-            try:
-                some.finish()
-            except BundleError as exc:
-                failure = failure or exc
-        if failure is not None:
+        try:
+            for some in uploads:
+                try:
+                    some.finish()
+                except BundleError as exc:
+                    failure = failure or exc
+            if failure is not None:
+                raise failure
+        except BaseException:  # an interruption too: no row without its files
             self._clear()
-            raise failure
+            raise
 
     # Rows
 
@@ -512,12 +515,18 @@ class Batch:
 
     def _take_sent(self) -> None:
         """Wait for points on their way; those that the database refused are written as they can."""
-        if self._sent is not None:
-            (sending, points), self._sent = self._sent, None
-            try:
-                sending.result()
-            except self._refusals:
-                self._write_points_carefully(points)
+        if self._sent is None:
+            return
+        sending, points = self._sent
+        try:
+            sending.result()
+        except self._refusals:
+            self._sent = None  # else this asks for the connection for ever
+            self._write_points_carefully(points)
+        finally:
+            # Who waits may be interrupted, and then the connection is not free yet.
+            if sending.done():
+                self._sent = None
 
     def _write_points_carefully(self, points: Sequence[tuple[Points, Owner]]) -> None:
         """Write points of which some come twice, or cannot be written."""

@@ -9,7 +9,6 @@ write it leaves to its owner, who finds out why. It ends with its owner, however
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections.abc import Sequence
@@ -24,7 +23,6 @@ from mlflow_bundle.side_process import LostProcessError, Questions, SideProcess
 
 _FEW = 100
 """So many files are written before a process is worth its start."""
-_THREADS = 2
 
 Sizes = Sequence[int | None]
 """Of each file in bytes; None for one that was not written."""
@@ -33,11 +31,15 @@ Sizes = Sequence[int | None]
 class FileProcess:
     """The process, as who gives it files sees it; it starts when there are many.
 
+    One thread gives it files, all of one bundle.
+
     Args:
+        threads: How many files it writes at once.
         few: How many files there are before it starts.
     """
 
-    def __init__(self, *, few: int = _FEW) -> None:
+    def __init__(self, threads: int, *, few: int = _FEW) -> None:
+        self._threads = threads
         self._left = few
         self._lock = threading.Lock()
         self._process: SideProcess | None = None
@@ -50,7 +52,7 @@ class FileProcess:
     def write(
         self, members: Sequence[HeldMember], directory: Path, paths: Sequence[str]
     ) -> Future[Sizes] | None:
-        """Begin to write members of one bundle to paths below a directory.
+        """Begin to write members to paths below a directory, one after the other.
 
         Returns:
             Their sizes to come; None where the caller has to write them.
@@ -58,26 +60,31 @@ class FileProcess:
         self._left -= len(members)
         if self._left >= 0 or self._lost:
             return None
+        names = [member.path for member in members]
+        try:
+            where = os.fsencode(directory), list(zip(names, map(os.fsencode, paths), strict=True))
+        except UnicodeEncodeError:
+            return None  # no name of a file: who writes it will be told
+        future: Future[Sizes] = Future()
         try:
             process = self._started(members[0].descriptor)
-            if process is None or self._descriptor != members[0].descriptor:
-                return None
-            future: Future[Sizes] = Future()
             with self._lock:
-                if self._lost:
+                if self._lost or self._descriptor != members[0].descriptor:
                     return None
                 number, self._next = self._next, self._next + 1
                 self._pending[number] = len(members), future
-            names = [member.path for member in members]
-            process.send((number, os.fsencode(directory), list(zip(names, paths, strict=True))))
+            process.send((number, *where))
         except LostProcessError:
-            self._lose()
-            return None
+            if self._process is None:
+                self._lost = True
+                return None
+            # Who takes its answers finds out too, and resolves what is pending.
         return future
 
-    def _started(self, descriptor: int) -> SideProcess | None:
+    def _started(self, descriptor: int) -> SideProcess:
         if self._process is None:
-            self._process = SideProcess(__name__, descriptor, descriptors=[descriptor])
+            opening = descriptor, self._threads
+            self._process = SideProcess(__name__, opening, descriptors=[descriptor])
             self._descriptor = descriptor
             self._answers = threading.Thread(
                 target=self._take, args=(self._process,), name="mlflow-bundle-files", daemon=True
@@ -86,55 +93,57 @@ class FileProcess:
         return self._process
 
     def _take(self, process: SideProcess) -> None:
-        """Take its answers, until it ends."""
+        """Take its answers, until it ends; then what it has not written is left to its owner."""
         try:
             process.wait_until_open()
             while True:
                 number, sizes = process.receive()
-                with self._lock:
-                    count, future = self._pending.pop(number)
+                count, future = self._pending[number]
                 if len(sizes) != count:
-                    future.set_result([None] * count)
-                    return
+                    break
+                with self._lock:
+                    del self._pending[number]
                 future.set_result(sizes)
         except (LostProcessError, TypeError, ValueError, KeyError):
             pass
         finally:
-            self._lose()
-
-    def _lose(self) -> None:
-        """Leave to the owner whatever the process has not written."""
-        with self._lock:
-            self._lost = True
-            pending, self._pending = self._pending, {}
-        for count, future in pending.values():
-            future.set_result([None] * count)
+            process.end()  # two must not write the same file
+            with self._lock:
+                self._lost = True
+                pending, self._pending = self._pending, {}
+            for count, future in pending.values():
+                future.set_result([None] * count)
 
     def close(self) -> None:
         """End it; what it has not written yet is not written."""
         if self._process is not None:
-            self._process.kill()
-            self._process.close()
+            self._process.end()
         if self._answers is not None:
             self._answers.join()
+        if self._process is not None:
+            self._process.close()
 
 
 def serve() -> None:
     """Be the process."""
     questions = Questions()
     answered = threading.Lock()
-    descriptor = next(questions)
+    descriptor, threads = next(questions)
     reader = ArchiveReader(open(descriptor, "rb", buffering=0))  # noqa: SIM115 - ends with it
 
-    def write(number: int, directory: Path, files: Sequence[tuple[str, str]]) -> None:
-        sizes = [_written(reader, member, directory, path) for member, path in files]
-        with answered, contextlib.suppress(BrokenPipeError):
-            questions.answer((number, sizes))
+    def write(number: int, directory: bytes, files: Sequence[tuple[str, bytes]]) -> None:
+        try:
+            root = Path(os.fsdecode(directory))
+            sizes = [_written(reader, member, root, os.fsdecode(path)) for member, path in files]
+            with answered:
+                questions.answer((number, sizes))
+        except BaseException:
+            os._exit(1)  # its owner does the work and finds out why
 
-    pool = ThreadPoolExecutor(_THREADS)
+    pool = ThreadPoolExecutor(threads)
     questions.answer(True)
-    for number, directory, files in questions:
-        pool.submit(write, number, Path(os.fsdecode(directory)), files)
+    for question in questions:
+        pool.submit(write, *question)
     os._exit(0)  # its owner is gone, or wants no more
 
 

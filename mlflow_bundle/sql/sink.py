@@ -93,8 +93,8 @@ class SqlSink(Sink):
             connection = opened.enter_context(_connected(database))
             files = ThreadPoolExecutor(jobs, thread_name_prefix="mlflow-bundle-upload")
             opened.callback(files.shutdown, wait=True, cancel_futures=True)
-            self._beside = FileProcess()
-            opened.callback(self._beside.close)
+            beside = FileProcess(jobs)
+            opened.callback(beside.close)
             remap = Remap()
             opened.callback(remap.close)
 
@@ -115,7 +115,7 @@ class SqlSink(Sink):
                 options=options,
                 progress=progress or SilentProgress(),
                 files=files,
-                write_beside=self._beside.write,
+                write_beside=beside.write,
                 database=database,
                 batch=batch,
                 store=artifact_store,
@@ -237,8 +237,6 @@ class SqlSink(Sink):
             self._to.report.note(f"--rewrite-location: no location begins with {old}")
 
     def abort(self) -> None:
-        # It may be what keeps everybody waiting; what it has not written is written here.
-        self._beside.close()
         # What is whole is kept: it need not be brought again.
         with contextlib.suppress(ServerError), self._to.database.errors():
             self._to.batch.give_up()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from mlflow_bundle.archive import ArchiveReader
 from mlflow_bundle.contracts import HeldMember
 from mlflow_bundle.side_process import LostProcessError, SideProcess
 from mlflow_bundle.sql import file_process
@@ -28,8 +31,8 @@ class _Counting(FileProcess):
 
     written = 0
 
-    def __init__(self) -> None:
-        super().__init__(few=0)
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads, few=0)
 
     def write(
         self, members: Sequence[HeldMember], directory: Path, paths: Sequence[str]
@@ -94,7 +97,21 @@ def expected(
     return _files(to.artifacts)
 
 
-@pytest.mark.parametrize("kind", [_Counting, _Dying])
+class _Odd(_Counting):
+    """Answers what it was not asked."""
+
+    def write(
+        self, members: Sequence[HeldMember], directory: Path, paths: Sequence[str]
+    ) -> Future[Sizes] | None:
+        sizes = super().write(members, directory, paths)
+        if self._next == 5:
+            assert self._process is not None
+            with contextlib.suppress(LostProcessError):
+                self._process.send((-1, b"", []))
+        return sizes
+
+
+@pytest.mark.parametrize("kind", [_Counting, _Dying, _Odd])
 def test_the_files_are_the_same(
     kind: type[_Counting],
     full_bundle: Path,
@@ -115,7 +132,26 @@ def test_the_files_are_the_same(
         # All but MLmodel files, which are rewritten, and those of what comes without a start.
         assert _Counting.written > len(found) / 2
     else:
-        assert 0 < _Counting.written < len(found)
+        assert _Counting.written < len(found)
+
+
+def test_names_that_are_no_text_are_names(full_bundle: Path, tmp_path: Path) -> None:
+    with (
+        contextlib.closing(ArchiveReader.open(full_bundle)) as reader,
+        contextlib.closing(FileProcess(2, few=0)) as process,
+    ):
+        assert reader.descriptor is not None
+        path = next(reader.iter_members()).path
+        member = HeldMember(reader.descriptor, path)
+        for name in ("caf\udce9.txt", "ü.txt", "below/a b"):
+            sizes = process.write([member], tmp_path, [name])
+            assert sizes is not None
+            assert sizes.result() == [len(reader.read(path))]
+            assert (tmp_path / name).read_bytes() == reader.read(path)
+        assert process.write([member], tmp_path, ["\ud800"]) is None
+        sizes = process.write([HeldMember(reader.descriptor, "absent")], tmp_path, ["x"])
+        assert sizes is not None
+        assert sizes.result() == [None]
 
 
 def test_what_it_cannot_write_is_a_loss_with_its_reason(
@@ -157,6 +193,9 @@ def test_ctrl_c_does_not_wait_for_it(
         signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 60
     monkeypatch.undo()
+    interrupted = _files(to.artifacts)
+    with contextlib.closing(sqlite3.connect(to.file)) as connection:
+        there = {run_id for (run_id,) in connection.execute("SELECT run_uuid FROM runs")}
     again = command("import-all", full_bundle, *words, expect=None)  # goes on
     complete = tmp_path / "complete"
     once = command(
@@ -166,17 +205,21 @@ def test_ctrl_c_does_not_wait_for_it(
     )
     assert again.exit_code == once.exit_code
     assert sorted(_files(to.artifacts)) == sorted(_files(complete))
+    # No row without its files, even then.
+    of_runs = {path for path in _files(complete) if path.split("/")[1] in there}
+    assert of_runs <= set(interrupted)
 
 
 _OWNER = """
 import os, sys, time
 from pathlib import Path
 from mlflow_bundle.archive import ArchiveReader
+from mlflow_bundle.archive import ArchiveReader
 from mlflow_bundle.contracts import HeldMember
 from mlflow_bundle.sql.file_process import FileProcess
 
 reader = ArchiveReader.open(sys.argv[1])
-process = FileProcess(few=0)
+process = FileProcess(2, few=0)
 path = next(reader.iter_members()).path
 process.write([HeldMember(reader.descriptor, path)], Path(sys.argv[2]), ["x"]).result()
 print(process._process.pid, flush=True)
