@@ -9,7 +9,6 @@ it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
@@ -49,7 +48,6 @@ from mlflow_bundle.entities import (
 )
 from mlflow_bundle.errors import DocumentError, SelectionError, UnsupportedVersionError
 from mlflow_bundle.kinds import ALL_KINDS, KINDS, Kind, kinds_of
-from mlflow_bundle.prefetch import ordered_prefetch
 from mlflow_bundle.references import logged_model_id_of
 from mlflow_bundle.report import Loss, Report
 from mlflow_bundle.selection import (
@@ -62,10 +60,6 @@ from mlflow_bundle.selection import (
 from mlflow_bundle.spool import Selected, Spool
 
 DocumentT = TypeVar("DocumentT", bound=msgspec.Struct)
-
-_DOCUMENTS_AHEAD = 16
-_AHEAD_BYTES = 1024 * 1024
-"""What a document holds at most that is read before it is asked for."""
 
 _EXPERIMENT_KIND = {kind.directory: kind for kind in kinds_of("experiment")}
 
@@ -103,8 +97,6 @@ class BundleSource(Source):
         self._report = Report()
         self._versions: dict[tuple[str, str], set[int]] = {}
         self._experiment_ids: list[str] = []
-        self._ahead: dict[str, Future[bytes | None]] = {}
-        """Documents on their way, by path."""
         self.header = read_header(tree)
 
     @property
@@ -398,7 +390,7 @@ class BundleSource(Source):
     # Handing out
 
     def iter_entities(self, kind: str) -> Iterator[Entity]:
-        for row in self._with_documents_ahead(self._spool.iterate(kind)):
+        for row in self._spool.iterate(kind):
             path = row.body.decode()
             if kind == Run.kind:
                 yield self._run_head(path)
@@ -418,40 +410,13 @@ class BundleSource(Source):
         histories: HistoryReading = True,
         wanted: Wanted | None = None,
     ) -> Iterator[Content]:
-        rows = (
-            row
-            for row in self._spool.iterate()
-            if wanted is None or wanted(row.kind, row.id, row.parent)
-        )
-        for row in self._with_documents_ahead(rows):
+        for row in self._spool.iterate():
+            if wanted is not None and not wanted(row.kind, row.id, row.parent):
+                continue
             content = self._content(row)
             if files == "none":
                 content = replace(content, artifacts=NoArtifacts(), version_artifacts={})
             yield content
-
-    def _with_documents_ahead(self, rows: Iterable[Selected]) -> Iterator[Selected]:
-        """Yield rows whose documents are on their way: hashing and decompressing them keeps a
-        thread busy that has no need of the interpreter."""
-        with ThreadPoolExecutor(1, thread_name_prefix="mlflow-bundle-documents") as pool:
-
-            def start(row: Selected) -> str:
-                path = row.body.decode()
-                self._ahead[path] = pool.submit(self._read_small, path)
-                return path
-
-            try:
-                for row, path in ordered_prefetch(rows, start, budget=_DOCUMENTS_AHEAD):
-                    yield row
-                    self._ahead.pop(path, None)
-            finally:
-                self._ahead.clear()
-                pool.shutdown(cancel_futures=True)
-
-    def _read_small(self, path: str) -> bytes | None:
-        member = self._tree.find(path)
-        if member is None or member.size > _AHEAD_BYTES:
-            return None
-        return self._tree.read(path)
 
     def _content(self, row: Selected) -> Content:
         path = row.body.decode()
@@ -578,10 +543,6 @@ class BundleSource(Source):
         Raises:
             DocumentError: It is not there.
         """
-        reading = self._ahead.pop(path, None)
-        data = reading.result() if reading is not None else None
-        if data is not None:
-            return data
         if self._tree.find(path) is None:
             raise DocumentError("missing, although a manifest names it", path=path)
         return self._tree.read(path, limit_bytes=docs.MAX_DOCUMENT_BYTES)
