@@ -24,7 +24,7 @@ from mlflow_bundle.artifacts import (
     store_failure,
 )
 from mlflow_bundle.contracts import ArtifactFile, ArtifactTree, NoArtifacts, OpenedArtifact
-from mlflow_bundle.errors import SelectionError, ServerError
+from mlflow_bundle.errors import BundleError, SelectionError, ServerError
 from mlflow_bundle.patience import Patience
 from mlflow_bundle.sql.patient_store import PatientRepository, StoreAwayError
 
@@ -174,7 +174,10 @@ class ArtifactPlace:
         """Return the files that are there already."""
         if self.directory is not None and not self.directory.is_dir():
             return []
-        return self._tree(self._location).files()
+        files = self._tree(self._location).files()
+        if self.directory is None:
+            return files
+        return [file for file in files if file.size is not None]  # not a link to nothing
 
     def upload(self, path: str, open_content: Callable[[], OpenedArtifact]) -> int:
         """Write one file and return its size.
@@ -185,6 +188,7 @@ class ArtifactPlace:
 
         Raises:
             ServerError: The store refused, or the content could not be read.
+            FormatError: The bundle that is read is damaged.
         """
         with (content := open_content()).stream:
             try:
@@ -195,7 +199,7 @@ class ArtifactPlace:
                 else:
                     self._repository = self._repository or self._make()
                     put_in_repository(self._repository, path, content)
-            except ServerError:  # of whoever is read from
+            except BundleError:  # of whoever is read from
                 raise
             except Exception as exc:
                 # Each store's client has exceptions of its own.

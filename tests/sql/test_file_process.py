@@ -251,3 +251,44 @@ def test_a_process_that_does_not_start_is_none(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "executable", "/no such interpreter")
     with pytest.raises(LostProcessError):
         SideProcess("mlflow_bundle.sql.file_process", 0)
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_damaged_file_ends_the_import(
+    beside: bool, full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if beside:
+        monkeypatch.setattr(sql_sink, "FileProcess", _Counting)
+    else:
+        _without(monkeypatch)
+    damaged = tmp_path / "damaged.mlbundle"
+    with contextlib.closing(ArchiveReader.open(full_bundle)) as reader:
+        largest = max(
+            (member for member in reader.iter_members() if "/artifacts/" in member.path),
+            key=lambda member: member.size,
+        )
+        content = reader.read(largest)
+    data = bytearray(full_bundle.read_bytes())
+    at = data.find(content[1000:1100])
+    assert at > 0, "it is compressed"
+    data[at] ^= 1
+    damaged.write_bytes(data)
+    words = ("--tracking-uri", f"sqlite:///{tmp_path}/x.db")
+    words += ("--artifacts-destination", str(tmp_path / "files"))
+    done = command("import-all", damaged, *words, expect=4)
+    assert "digest is wrong" in done.stderr
+    command("import-all", full_bundle, *words, "--placeholder-secrets")  # completes it
+
+
+def test_a_link_to_nothing_is_no_file(full_bundle: Path, tmp_path: Path) -> None:
+    to = place(tmp_path / "linked")
+    import_into(to, full_bundle)
+    whole = _files(to.artifacts)
+    victim = to.artifacts / next(path for path in sorted(whole) if path.endswith("a/b.txt"))
+    victim.unlink()
+    victim.symlink_to(tmp_path / "nowhere")
+    report = import_into(to, full_bundle)
+    assert report.done["artifact"] == 1
+    assert not victim.is_symlink()
+    assert not (tmp_path / "nowhere").exists()
+    assert _files(to.artifacts) == whole

@@ -163,3 +163,24 @@ def test_a_path_may_be_relative_and_a_file_uri(
     ):
         assert file_of(make_url(uri)).resolve() == tmp_path / "my flow.db"
         assert _numbers(uri) == (0, 0)
+
+
+def test_a_write_that_was_interrupted_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    _make(path, megabytes=1)
+    program = (
+        "import os, sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "connection.execute('PRAGMA cache_size = 1')\n"
+        "connection.execute('BEGIN IMMEDIATE')\n"
+        "connection.execute('UPDATE a SET n = 7')\n"
+        "connection.execute('UPDATE filler SET data = zeroblob(500000)')\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path)], check=False)
+    assert path.with_name("mlflow.db-journal").stat().st_size > 0
+    with pytest.raises(SourceError, match="a write to it was interrupted"):
+        _numbers(f"sqlite:///{path}")
+    with contextlib.closing(sqlite3.connect(path)) as server:
+        server.execute("SELECT * FROM a").fetchall()
+    assert _numbers(f"sqlite:///{path}") == (0, 0)

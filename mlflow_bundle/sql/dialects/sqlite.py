@@ -11,6 +11,7 @@ the rest is copied in one step, for which writers wait (about two seconds for a 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sqlite3
 import subprocess
@@ -172,6 +173,13 @@ def _copy(source: Path, target: Path) -> None:
                         return
                 there.backup(here)
     except sqlite3.Error as exc:
+        if "disk is full" in str(exc):  # not the source's: that is only read
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target.parent)) from exc
+        if "readonly" in str(exc):
+            exc = sqlite3.OperationalError(
+                "a write to it was interrupted, and reading alone cannot undo that: "
+                "a server, or any program that may write it, does so when it opens it"
+            )
         raise sqlalchemy.exc.OperationalError("backup", None, exc) from exc
 
 
