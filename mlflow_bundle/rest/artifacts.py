@@ -36,7 +36,7 @@ from mlflow_bundle.artifacts import (
     walk,
 )
 from mlflow_bundle.contracts import ArtifactFile, ArtifactTree, OpenedArtifact
-from mlflow_bundle.errors import ServerError
+from mlflow_bundle.errors import BundleError, ServerError
 from mlflow_bundle.rest.session import AJAX, API, Session
 
 PROXY = "/api/2.0/mlflow-artifacts/artifacts"
@@ -437,7 +437,7 @@ class Uploader:
             try:
                 with self._session.in_workspace():
                     put_in_repository(_repository(self._uri, self._session), path, content)
-            except ServerError:  # of whoever is read from
+            except BundleError:  # of whoever is read from
                 raise
             except Exception as exc:
                 # Each store's client has exceptions of its own.

@@ -30,6 +30,7 @@ class Done:
     @property
     def report(self) -> Json:
         """The object printed by ``--json``."""
+        assert self.stdout, f"exit code {self.exit_code} without a report:\n{self.stderr[-2000:]}"
         answer: Json = json.loads(self.stdout)
         return answer
 
