@@ -292,28 +292,3 @@ def prerequisite() -> Callable[[object, str], None]:
 def pytest_xdist_auto_num_workers() -> int:
     """One more than there are cores: most tests wait for servers."""
     return (os.cpu_count() or 1) + 1
-
-
-_LONGEST = (
-    "compat/test_old_servers.py",
-    "transfer/test_world_round_trip.py",
-    "sql/test_interruption.py",
-    "transfer/test_everything.py",
-    "compat/test_old_databases.py",
-    "sql/test_file_process.py",
-    "transfer/test_interruption.py",
-    "sql/test_sink.py",
-    "sql/test_patient_store.py",
-    "transfer/test_permissions.py",
-)
-"""Begun first, so that no worker is left alone with one of them at the end."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first; the others stay in order."""
-
-    def position(item: pytest.Item) -> int:
-        found = [at for at, name in enumerate(_LONGEST) if item.path.as_posix().endswith(name)]
-        return found[0] if found else len(_LONGEST)
-
-    items.sort(key=position)
