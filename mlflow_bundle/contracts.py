@@ -11,7 +11,7 @@ it.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal, NamedTuple
 
@@ -69,6 +69,10 @@ class HeldMember(NamedTuple):
     """Of the open bundle that holds it."""
     path: str
     """Of the member."""
+
+
+Sizes = Sequence[int | None]
+"""Of files that another process writes, in bytes; None for one that it did not write."""
 
 
 class ArtifactTree(ABC):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mlflow_bundle.contracts import ArtifactPolicy, HeldMember
+from mlflow_bundle.contracts import ArtifactPolicy, HeldMember, Sizes
 from mlflow_bundle.progress import Progress
 from mlflow_bundle.provenance import carried_tags
 from mlflow_bundle.references import rewrite_tags, rewrite_values
@@ -16,11 +16,9 @@ from mlflow_bundle.remap import Remap
 from mlflow_bundle.report import Report
 from mlflow_bundle.users import USER_TAG
 
-WriteBeside = Callable[
-    [Sequence[HeldMember], Path, Sequence[str]], "Future[Sequence[int | None]] | None"
-]
+WriteBeside = Callable[[Sequence[HeldMember], Path, Sequence[str]], "Future[Sizes] | None"]
 """Has members of a bundle written to paths below a directory by another process. Gives their sizes
-to come, None for one that could not be written; or None where the caller has to write them."""
+to come; None where the caller has to write them."""
 
 OnConflict = Literal["skip", "update", "fail"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import posixpath
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
 from mlflow_bundle.artifacts import SMALL_BYTES
-from mlflow_bundle.contracts import ArtifactFile, ArtifactTree, OpenedArtifact
+from mlflow_bundle.contracts import ArtifactFile, ArtifactTree, OpenedArtifact, Sizes
 from mlflow_bundle.errors import BundleError, ServerError
 from mlflow_bundle.importing import Importing
 from mlflow_bundle.kinds.traces import TRACE_DATA
@@ -193,7 +193,7 @@ class _Beside:
     def __init__(
         self,
         files: list[ArtifactFile],
-        sizes: Future[Sequence[int | None]],
+        sizes: Future[Sizes],
         submit: Callable[[ArtifactFile], Future[int]],
     ) -> None:
         self._files = files

@@ -17,15 +17,12 @@ from pathlib import Path
 
 from mlflow_bundle.archive import ArchiveReader
 from mlflow_bundle.artifacts import put_in_directory
-from mlflow_bundle.contracts import HeldMember, OpenedArtifact
+from mlflow_bundle.contracts import HeldMember, OpenedArtifact, Sizes
 from mlflow_bundle.errors import BundleError
 from mlflow_bundle.side_process import LostProcessError, Questions, SideProcess
 
 _FEW = 100
 """So many files are written before a process is worth its start."""
-
-Sizes = Sequence[int | None]
-"""Of each file in bytes; None for one that was not written."""
 
 
 class FileProcess:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sqlite3
 import threading
 import time
@@ -20,6 +19,7 @@ from mlflow_bundle.errors import SinkError
 from mlflow_bundle.sql.batch import Batch, Owner
 from mlflow_bundle.sql.dialects.sqlite import Sqlite
 from mlflow_bundle.sql.points import Points
+from tests.transfer.commands import interrupted_after
 
 RUN = Owner("run", "r")
 POINTS = Points("k", "r", [0.5, 1.5], [1, 2], [1, 2], [False, False])
@@ -94,19 +94,6 @@ def batch(slow: _Slow, connection: Connection) -> Iterator[Batch]:
         yield batch
 
 
-@contextlib.contextmanager
-def _interrupted(seconds: float) -> Iterator[None]:
-    """Press Ctrl-C after a while."""
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-
-
 def _count(connection: Connection, table: str) -> Any:
     return connection.scalar(sqlalchemy.text(f"SELECT count(*) FROM {table}"))
 
@@ -124,7 +111,7 @@ def test_the_connection_is_not_free_while_points_are_sent(
     batch.hold()
     _add_run(batch)
     batch._flush()
-    with _interrupted(0.2):
+    with pytest.raises(KeyboardInterrupt), interrupted_after(0.2):
         _ = batch.connection
     assert not slow.ended
     batch.give_up()

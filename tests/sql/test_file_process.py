@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -17,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from mlflow_bundle.archive import ArchiveReader
-from mlflow_bundle.contracts import HeldMember
+from mlflow_bundle.contracts import HeldMember, Sizes
 from mlflow_bundle.side_process import LostProcessError, SideProcess
 from mlflow_bundle.sql import file_process
 from mlflow_bundle.sql import sink as sql_sink
-from mlflow_bundle.sql.file_process import FileProcess, Sizes
+from mlflow_bundle.sql.file_process import FileProcess
 from tests.sql.imports import import_into, place
-from tests.transfer.commands import command
+from tests.transfer.commands import command, interrupted_after
 
 
 class _Counting(FileProcess):
@@ -47,8 +46,8 @@ class _Counting(FileProcess):
         _Counting.written += sum(size is not None for size in sizes.result())
 
 
-class _Dying(_Counting):
-    """Is killed when it has a part of its work."""
+class _Troubled(_Counting):
+    """Meets something when it has a part of its work."""
 
     def write(
         self, members: Sequence[HeldMember], directory: Path, paths: Sequence[str]
@@ -56,8 +55,26 @@ class _Dying(_Counting):
         sizes = super().write(members, directory, paths)
         if self._next == 5:
             assert self._process is not None
-            self._process.kill()
+            self.meet(self._process)
         return sizes
+
+    def meet(self, process: SideProcess) -> None:
+        raise NotImplementedError
+
+
+class _Dying(_Troubled):
+    """Is killed."""
+
+    def meet(self, process: SideProcess) -> None:
+        process.kill()
+
+
+class _Odd(_Troubled):
+    """Answers what it was not asked."""
+
+    def meet(self, process: SideProcess) -> None:
+        with contextlib.suppress(LostProcessError):
+            process.send((-1, b"", []))
 
 
 class _Stuck(_Counting):
@@ -95,20 +112,6 @@ def expected(
         to = place(tmp_path / "without")
         import_into(to, full_bundle)
     return _files(to.artifacts)
-
-
-class _Odd(_Counting):
-    """Answers what it was not asked."""
-
-    def write(
-        self, members: Sequence[HeldMember], directory: Path, paths: Sequence[str]
-    ) -> Future[Sizes] | None:
-        sizes = super().write(members, directory, paths)
-        if self._next == 5:
-            assert self._process is not None
-            with contextlib.suppress(LostProcessError):
-                self._process.send((-1, b"", []))
-        return sizes
 
 
 @pytest.mark.parametrize("kind", [_Counting, _Dying, _Odd])
@@ -180,17 +183,11 @@ def test_ctrl_c_does_not_wait_for_it(
     full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sql_sink, "FileProcess", _Stuck)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    interrupts = threading.Timer(6, os.kill, (os.getpid(), signal.SIGINT))
     began = time.monotonic()
-    interrupts.start()
     to = place(tmp_path / "stuck")
     words = ("--tracking-uri", to.uri, "--artifacts-destination", to.artifacts)
-    try:
+    with interrupted_after(6):
         command("import-all", full_bundle, *words, expect=130)
-    finally:
-        interrupts.cancel()
-        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 60
     monkeypatch.undo()
     interrupted = _files(to.artifacts)
@@ -211,9 +208,8 @@ def test_ctrl_c_does_not_wait_for_it(
 
 
 _OWNER = """
-import os, sys, time
+import os, sys
 from pathlib import Path
-from mlflow_bundle.archive import ArchiveReader
 from mlflow_bundle.archive import ArchiveReader
 from mlflow_bundle.contracts import HeldMember
 from mlflow_bundle.sql.file_process import FileProcess

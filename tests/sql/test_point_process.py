@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from mlflow_bundle.sql.readers.points import POINTS_PER_CHUNK
 from tests.servers import MlflowServer
 from tests.sql.databases import is_reachable, new_database
 from tests.sql.imports import Place, import_into
-from tests.transfer.commands import command
+from tests.transfer.commands import command, interrupted_after
 from tests.transfer.kills import members_of
 from tests.world import World
 
@@ -169,19 +168,13 @@ def test_ctrl_c_does_not_wait_for_it(
     database: Path, full_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sql_source, "PointProcess", _Stuck)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    interrupts = threading.Timer(3, os.kill, (os.getpid(), signal.SIGINT))
     began = time.monotonic()
-    interrupts.start()
-    try:
+    with interrupted_after(3):
         command(
             *("export-all", "--tracking-uri", f"sqlite:///{database}", "-o", tmp_path / "f"),
             *("--artifacts-destination", full_server.artifact_directory),
             expect=130,
         )
-    finally:
-        interrupts.cancel()
-        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - began < 60
     assert not (tmp_path / "f").exists()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,19 @@ def command(
         f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
     )
     return done
+
+
+@contextlib.contextmanager
+def interrupted_after(seconds: float) -> Iterator[None]:
+    """Press Ctrl-C after a while, if what is inside has not ended before."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    presses = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGINT))
+    presses.start()
+    try:
+        yield
+    finally:
+        presses.cancel()
+        signal.signal(signal.SIGINT, before)
 
 
 def export(

@@ -198,7 +198,7 @@ def test_a_bad_connection_loses_nothing(
     with faulty(small_server.uri, weather.bend, instead=weather.instead) as uri:
         # One request may fail for good, now and then: that is a loss, or ends the command when it
         # is the first one; then it is given again.
-        for _ in range(5):
+        for _ in range(3):
             words = ["export-all", "-o", bundle, "--force", "--tracking-uri", uri, "--json"]
             done = command(*words, expect=None)
             if done.exit_code == 0:

@@ -192,6 +192,8 @@ def _copy_at_once(there: sqlite3.Connection, source: Path, target: Path) -> bool
     Returns:
         Whether it is copied; if not, there is no ``target``.
     """
+    if not sys.executable:
+        return False
     there.execute("BEGIN")
     there.execute("SELECT count(*) FROM sqlite_master").fetchone()  # from now on nobody writes
     words = (source.resolve(), target, _AT_ONCE_S, _PROBE_BYTES)
@@ -204,7 +206,7 @@ def _copy_at_once(there: sqlite3.Connection, source: Path, target: Path) -> bool
             check=False,
         )
         is_copied = done.returncode == 0
-    except OSError:  # no interpreter
+    except OSError:  # no process
         is_copied = False
     finally:
         there.rollback()
