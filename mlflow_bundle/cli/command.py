@@ -6,6 +6,7 @@ in one line and an exit code. Works with click 8.0 to 8.5 through its public int
 
 from __future__ import annotations
 
+import atexit
 import gc
 import re
 import sys
@@ -163,6 +164,9 @@ class BundleCommand(click.Command):
     def invoke(self, ctx: click.Context) -> Any:
         sys.setswitchinterval(_SWITCH_S)
         gc.set_threshold(_OBJECTS)
+        # Python looks for cycles once more when it ends: half a second where MLflow is loaded.
+        atexit.unregister(gc.freeze)
+        atexit.register(gc.freeze)
         with exit_codes.run_command(ctx):
             code = super().invoke(ctx)
             if isinstance(code, int) and code:
