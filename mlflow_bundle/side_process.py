@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import msgpack
 
@@ -25,6 +26,10 @@ _PROGRAM = (
 _OPENING_S = 60.0
 _GRACE_S = 5.0
 _READ_BYTES = 1 << 20
+_ANSWER_BYTES = 1 << 18
+"""What is written at once of answers that may wait."""
+_PIPE_BYTES = 1 << 20
+"""What a pipe holds, where the system allows it: the fewer times one end wakes up the other."""
 
 
 class LostProcessError(Exception):
@@ -59,6 +64,8 @@ class SideProcess:
             )
         except OSError as exc:
             raise LostProcessError from exc
+        assert self._process.stdout is not None
+        _enlarge(self._process.stdout)
         self._answers = _unpacker(self._process.stdout)
         try:
             self.send(opening)
@@ -112,6 +119,13 @@ class SideProcess:
         except (msgpack.UnpackException, ValueError, OSError) as exc:
             raise LostProcessError from exc
 
+    def has_answered(self) -> bool:
+        """Whether an answer waits that nothing was received of yet."""
+        poll = select.poll()
+        assert self._process.stdout is not None
+        poll.register(self._process.stdout, select.POLLIN)
+        return bool(poll.poll(0))
+
     def kill(self) -> None:
         """End it at once, whatever it does."""
         self._process.kill()
@@ -138,7 +152,7 @@ class Questions:
     """What the process gets and what it answers, inside of it."""
 
     def __init__(self) -> None:
-        self._stream = os.fdopen(os.dup(1), "wb")
+        self._stream = os.fdopen(os.dup(1), "wb", buffering=_ANSWER_BYTES)
         os.dup2(2, 1)  # what anybody prints goes nowhere
         stdin: BinaryIO = open(sys.stdin.fileno(), "rb", buffering=0, closefd=False)  # noqa: SIM115
         self._questions = _unpacker(stdin)
@@ -154,6 +168,13 @@ class Questions:
         self._stream.write(msgpack.packb(message))
         if flush:
             self._stream.flush()
+
+
+def _enlarge(pipe: IO[bytes]) -> None:
+    with contextlib.suppress(ImportError, AttributeError, OSError):  # only Linux has it
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
 
 
 def _unpacker(stream: Any) -> Any:

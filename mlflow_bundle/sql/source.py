@@ -84,7 +84,9 @@ OpenTree = Callable[[str], ArtifactTree]
 """Opens the artifact files at a location of the database."""
 
 _ENTITIES_AT_ONCE = 200
-_ENTITIES_FIRST = 40
+_ENTITIES_FIRST = (100, 50, 50, 100)
+"""The first batches are smaller: nothing can be written before they have come. A hundred entities
+are asked for before the first is handed out (`files_ahead`)."""
 _AHEAD = 8
 """What is read ahead: so many batches of entities, or a quarter of them of runs."""
 _RUNS_COST = 4
@@ -185,6 +187,8 @@ class SqlSource(Source):
         self._selection = Selection()
         self._report = Report()
         self._process: PointProcess | None = None
+        self._has_points = False
+        """Whether some points have been read."""
         self._failure: Exception | None = None
         """What ended the reading."""
         self._stopped = False
@@ -391,8 +395,7 @@ class SqlSource(Source):
             for row in self._spool.iterate()
             if wanted is None or wanted(row.kind, row.id, row.parent)
         )
-        # The first is small: nothing can be written before it has come.
-        sizes = chain([_ENTITIES_FIRST], repeat(_ENTITIES_AT_ONCE))
+        sizes = chain(_ENTITIES_FIRST, repeat(_ENTITIES_AT_ONCE))
         batches = takewhile(bool, (list(islice(rows, size)) for size in sizes))
         self._stopped, self._failure = False, None
         if histories:
@@ -509,6 +512,9 @@ class SqlSource(Source):
             return None
         points = SpooledPoints()
         process = self._process
+        is_first, self._has_points = not self._has_points, True
+        if is_first and process is not None and not process.is_open():
+            process = None  # nothing is written before these have come
         if process is not None:
             try:
                 process.read(run_ids, points)

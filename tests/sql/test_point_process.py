@@ -61,6 +61,7 @@ def database(
 @pytest.fixture(autouse=True)
 def _even_for_few_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sql_source, "_ENTITIES_AT_ONCE", 3)
+    monkeypatch.setattr(sql_source, "_ENTITIES_FIRST", (3,))
 
 
 class _Counting(PointProcess):
