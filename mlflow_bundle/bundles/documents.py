@@ -441,10 +441,12 @@ def history_order(key: str) -> bytes:
 
 def history_of(key: str, points: list[MetricPoint]) -> MetricHistory:
     """Inverse of :func:`points_of`."""
-    values = [point.value for point in points]
+    values: list[Any] = [point.value for point in points]
+    if set(map(type, values)) != {float}:
+        values = [decode_number(value) for value in values]
     return MetricHistory(
         key=key,
-        values=[value if type(value) is float else decode_number(value) for value in values],
+        values=values,
         timestamps=[point.timestamp for point in points],
         steps=[point.step for point in points],
     )

@@ -66,8 +66,8 @@ class _Group:
 
     table: Table
     columns: tuple[str, ...]
-    checked: list[int]
-    """Positions of the columns whose texts may not fit."""
+    checked: list[tuple[int, sqlalchemy.Column[Any]]]
+    """Columns whose texts may not fit, with their positions."""
     rows: list[Sequence[Any]] = field(default_factory=list)
     owners: list[tuple[Owner, str]] = field(default_factory=list)
     """Of each row: whose it is, and how reports name it."""
@@ -353,7 +353,7 @@ class Batch:
         if group is None:
             target = self._tables[table]
             checked = [
-                position
+                (position, target.c[column])
                 for position, column in enumerate(columns)
                 if self.checks and isinstance(target.c[column].type, sqlalchemy.String)
             ]
@@ -365,11 +365,10 @@ class Batch:
     ) -> Sequence[Any] | None:
         """Return a row without the texts that do not fit; None where it cannot be without them."""
         fitting: list[Any] | None = None
-        for position in group.checked:
+        for position, column in group.checked:
             value = values[position]
             if not isinstance(value, str):
                 continue
-            column = group.table.c[group.columns[position]]
             reason = self._dialect.objection(column, value)
             if not reason:
                 continue
