@@ -28,7 +28,7 @@ import sqlalchemy
 from sqlalchemy import Connection, Table
 
 from mlflow_bundle.errors import BundleError, ServerError, SinkError
-from mlflow_bundle.sql.dialects.base import Dialect
+from mlflow_bundle.sql.dialects.base import Dialect, update_statement
 from mlflow_bundle.sql.points import POINT_COLUMNS, POINT_TABLE, Points
 from mlflow_bundle.tree_writer import Uploads
 
@@ -377,7 +377,7 @@ class Batch:
                     raise SinkError(f"{owner.kind} {owner.id}: {column.name}: {reason}", status=400)
                 self._lose(owner, name, f"{column.name}: {reason}")
                 return None
-            self._lose(owner, _field(name, column.name), reason)
+            self._lose(owner, _field(name, str(column.name)), reason)
             fitting = fitting or list(values)
             fitting[position] = None
         return fitting or values
@@ -564,14 +564,18 @@ class Batch:
         return count
 
     def _update(self, update: _Update) -> None:
-        table = update.table
-        statement = table.update().values(update.values)
-        for column, value in update.key.items():
-            statement = statement.where(table.c[column] == value)
+        # As the driver takes it, like rows that are inserted: JSON comes as text.
+        statement = update_statement(
+            self.connection,
+            update.table,
+            tuple(update.values),
+            tuple(update.key),
+            self._dialect.mark,
+        )
         execute = self.connection.exec_driver_sql
         execute("SAVEPOINT mlflow_bundle")
         try:
-            self.connection.execute(statement)
+            execute(statement, (*update.values.values(), *update.key.values()))
         except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.DataError) as exc:
             execute("ROLLBACK TO SAVEPOINT mlflow_bundle")
             self._lose(update.owner, ", ".join(update.values), _reason(exc.orig or exc))

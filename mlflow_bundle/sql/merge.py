@@ -153,10 +153,21 @@ class Merge:
             else:
                 self._insert(table, {**within, key: entry, value: stored}, field)
 
-    def insert_map(self, table: str, within: Row, values: Mapping[str, Any], *, name: str) -> None:
-        """Write rows of a name and a value of which none is here."""
+    def insert_map(
+        self,
+        table: str,
+        within: Row,
+        values: Mapping[str, Any],
+        *,
+        name: str,
+        nulls: Collection[str] = (),
+    ) -> None:
+        """Write rows of a name and a value of which none is here; arguments as of :meth:`map`."""
+        last = name.rpartition(".")[2]
         for key, value in values.items():
-            self._insert(table, {**within, "key": key, "value": value}, f"{name}.{key}")
+            is_null = value == "" and f"{last}.{key}" in nulls
+            row = {**within, "key": key, "value": None if is_null else value}
+            self._insert(table, row, f"{name}.{key}")
 
     def here_map(
         self, table: str, within: Row, *, key: str = "key", value: str = "value"

@@ -24,6 +24,9 @@ class Dialect(ABC):
     begin = "BEGIN"
     """Opens a transaction that will write."""
 
+    mark = "%s"
+    """Stands for a value in a statement of the driver's own."""
+
     folds_keys = False
     """Whether keys are alike that differ in case only."""
 
@@ -173,6 +176,19 @@ def insert_statement(
     names = ", ".join(quoted(connection, name) for name in columns)
     marks = ", ".join([mark] * len(columns))
     return f"{verb} INTO {quoted(connection, table.name)} ({names}) VALUES ({marks})"
+
+
+def update_statement(
+    connection: Connection, table: Table, columns: Sequence[str], key: Sequence[str], mark: str
+) -> str:
+    """Return a statement that changes the row of a key, with ``mark`` for each value."""
+    changes, conditions = (
+        [f"{quoted(connection, name)} = {mark}" for name in names] for names in (columns, key)
+    )
+    return (
+        f"UPDATE {quoted(connection, table.name)} SET {', '.join(changes)}"
+        f" WHERE {' AND '.join(conditions)}"
+    )
 
 
 def too_long(column: Column[Any], value: str) -> str:

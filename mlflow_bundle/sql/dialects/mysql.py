@@ -66,7 +66,7 @@ class MySql(Dialect):
         pass_over: bool = False,
     ) -> int:
         verb = "INSERT IGNORE" if pass_over else "INSERT"
-        statement = insert_statement(connection, table, columns, mark="%s", verb=verb)
+        statement = insert_statement(connection, table, columns, mark=self.mark, verb=verb)
         with contextlib.closing(connection.connection.cursor()) as cursor:
             # The driver makes statements of many rows of it.
             cursor.executemany(statement, rows)

@@ -44,6 +44,7 @@ _CACHE_KIB = 32 * 1024
 class Sqlite(Dialect):
     name = "sqlite"
     begin = "BEGIN IMMEDIATE"
+    mark = "?"
 
     def engine(self, url: URL) -> Engine:
         return sqlalchemy.create_engine(
@@ -110,7 +111,7 @@ class Sqlite(Dialect):
         *,
         pass_over: bool = False,
     ) -> int:
-        statement = insert_statement(connection, table, columns, mark="?")
+        statement = insert_statement(connection, table, columns, mark=self.mark)
         if pass_over:
             statement += " ON CONFLICT DO NOTHING"
         with contextlib.closing(connection.connection.cursor()) as cursor:
