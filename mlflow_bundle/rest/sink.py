@@ -498,9 +498,27 @@ class RestSink(Sink):
             return
         else:
             self._update_experiment(experiment, place.id)
-        if experiment.lifecycle_stage == "deleted":
+        if experiment.lifecycle_stage == "deleted" and self._may_delete(experiment):
             with self._lock:
                 self._to_delete.append((experiment, place.id))
+
+    def _may_delete(self, experiment: Experiment) -> bool:
+        """Whether an experiment is the bundle's, and not only of its name; else a conflict."""
+        here = self._experiment_here(experiment)
+        if here is None or here.lifecycle_stage == "deleted":
+            return True
+        mine = provenance.origin_of(experiment.id, experiment.tags)
+        if here.tags.get(provenance.ORIGIN) == mine:
+            return True
+        if here.creation_time is not None and here.creation_time == experiment.creation_time:
+            return True
+        return self._to.differs(
+            Experiment.kind,
+            experiment.id,
+            "lifecycle_stage",
+            here=here.lifecycle_stage,
+            bundle=experiment.lifecycle_stage,
+        )
 
     def _update_experiment(self, experiment: Experiment, id: str) -> None:
         new_tags = self._new_experiment_tags(experiment)

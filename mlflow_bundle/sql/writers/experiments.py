@@ -21,6 +21,9 @@ from mlflow_bundle.sql.writers.inputs import DatasetRows
 
 _TABLE = "experiments"
 _DEFAULT_ID, _DEFAULT_NAME = "0", "Default"
+_TIMES = ("creation_time", "last_update_time")
+_CONTENTS = ("logged_models", "runs", "trace_info")
+"""Tables of what lies in experiments."""
 _LARGEST_ID = 2**31 - 1
 """What an INTEGER column holds; SQLite's holds more."""
 
@@ -176,8 +179,12 @@ class ExperimentWriter(Writer):
             tags[provenance.ORIGIN] = provenance.origin_of(experiment.id, experiment.tags)
         with Merge(self._to, self.kind, experiment.id, fresh=made, dry=dry) as merge:
             if not made:
-                here = self._to.row(_TABLE, {"experiment_id": id}, "lifecycle_stage")
+                here = self._to.row(_TABLE, {"experiment_id": id}, "lifecycle_stage", *_TIMES)
                 row = {"experiment_id": id, "lifecycle_stage": experiment.lifecycle_stage}
+                if here is not None and self._is_unused(id):
+                    times = {name: getattr(experiment, name) for name in _TIMES}
+                    if None not in times.values() and times.items() - here.items():
+                        merge.replace(_TABLE, {"experiment_id": id}, times)
                 if here is not None and here["lifecycle_stage"] == "active":
                     merge.own(
                         _TABLE,
@@ -185,7 +192,8 @@ class ExperimentWriter(Writer):
                         here,
                         key=("experiment_id",),
                         compared=("lifecycle_stage",),
-                        news=("lifecycle_stage",),
+                        # Another one of that name is not what was deleted there.
+                        news=("lifecycle_stage",) if self._is_same(experiment, id, here) else (),
                     )
             merge.map(
                 "experiment_tags",
@@ -197,6 +205,19 @@ class ExperimentWriter(Writer):
             for dataset in known(experiment.datasets, []):
                 self._datasets.find(merge, dataset, place.id, experiment.id)
             merge.count()
+
+    def _is_unused(self, id: int) -> bool:
+        """Whether an experiment is what a server made when it first started here."""
+        return str(id) == _DEFAULT_ID and self._to.empty.issuperset(_CONTENTS)
+
+    def _is_same(self, experiment: Experiment, id: int, here: Row) -> bool:
+        """Whether the experiment that is here is the bundle's, and not only of its name."""
+        if here["creation_time"] == experiment.creation_time is not None:
+            return True
+        tag = {"experiment_id": id, "key": provenance.ORIGIN}
+        origin = self._to.row("experiment_tags", tag, "value")
+        mine = provenance.origin_of(experiment.id, experiment.tags)
+        return origin is not None and origin["value"] == mine
 
     def make_default(self) -> None:
         """Make the experiment that a server looks for, where there is none."""

@@ -33,7 +33,9 @@ class WebhookWriter(Writer):
         where = {"workspace": self._to.workspace, "name": webhook.name}
         for row in self._to.rows(_TABLE, where, ("webhook_id", "url", "deleted_timestamp")):
             id = str(row["webhook_id"])
-            same = mask_uri(row["url"]) == webhook.url and row["deleted_timestamp"] is None
+            # One that was deleted is not the one that took its place.
+            is_alive = row["deleted_timestamp"] is None and not known(webhook.deleted_timestamp)
+            same = is_alive and mask_uri(row["url"]) == webhook.url
             if same and id not in self._matched:
                 self._matched.add(id)
                 return id
