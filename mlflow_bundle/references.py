@@ -453,10 +453,10 @@ def rewrite_version_source(version: ModelVersion, remap: Remap) -> SinkSource:
                 return SinkSource(source, run_id, model.id, True)
         if (uri_run := run_id_of(uri)) is not None and (placed := remap.find("run", uri_run)):
             source = uri.replace(uri_run, placed.id, 1)
-            return SinkSource(source, placed.id, "", True)
+            return SinkSource(source, run_id, "", True)
         if run is not None and is_below(uri, run.source_root):
             source = run.sink_root + uri[len(run.source_root.rstrip("/")) :]
-            return SinkSource(source, run.id, "", True)
+            return SinkSource(source, run_id, "", True)
     return SinkSource(version.source, run_id, "", False)
 
 

@@ -154,12 +154,14 @@ class Nulls:
 
     def __init__(self) -> None:
         self._names: list[str] = []
+        self._has_empty = False
 
     def text(self, name: str, value: str | None) -> str:
         """Return a value, or the empty text for null."""
         if value is None:
             self._names.append(name)
             return ""
+        self._has_empty |= value == ""
         return value
 
     def tags(self, name: str, pairs: Iterable[Row]) -> dict[str, str]:
@@ -168,8 +170,8 @@ class Nulls:
 
     @property
     def names(self) -> list[str] | UnsetType:
-        """What is null; unset for nothing."""
-        return self._names or UNSET
+        """What is null; unset where no text is empty, which could be taken for one."""
+        return self._names if self._names or self._has_empty else UNSET
 
     def add(self, name: str) -> None:
         """Note a field that is null and that the record has empty."""

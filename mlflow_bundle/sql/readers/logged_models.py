@@ -61,7 +61,7 @@ class LoggedModelReader(Reader):
                 creation_time=row["creation_timestamp_ms"],
                 last_updated_timestamp=row["last_updated_timestamp_ms"],
                 model_type=nulls.text("model_type", row["model_type"]),
-                source_run_id=row["source_run_id"],
+                source_run_id=nulls.text("source_run_id", row["source_run_id"]) or None,
                 status=_STATUS.get(row["status"], "UNSPECIFIED"),
                 status_message=nulls.text("status_message", row["status_message"]),
                 lifecycle_stage="deleted" if row["lifecycle_stage"] == "deleted" else "active",

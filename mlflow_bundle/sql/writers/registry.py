@@ -287,7 +287,13 @@ class RegistryWriter(Writer):
             row = self._version_row(version, where, source)
             name = f"versions.{version.version}"
             merge.own(_VERSIONS, row, None, key=("version",), compared=(), name=name)
-            merge.insert_map("model_version_tags", where, version.tags, name=f"{name}.tags")
+            merge.insert_map(
+                "model_version_tags",
+                where,
+                version.tags,
+                name=f"{name}.tags",
+                nulls=null_names(version.null_fields),
+            )
 
     def _numbers_placed(self, model: RegisteredModel) -> Iterator[tuple[ModelVersion, int]]:
         for version in model.versions:
@@ -302,9 +308,15 @@ class RegistryWriter(Writer):
         aliases = {
             alias: numbers[number] for alias, number in model.aliases.items() if number in numbers
         }
-        if len(aliases) < len(model.aliases):
-            outside = len(model.aliases) - len(aliases)
-            self._to.report.adjust(model.kind, "aliases (points outside)", outside)
+        selected = {version.version for version in model.versions}
+        for alias, number in model.aliases.items():
+            if alias in aliases:
+                continue
+            if number in selected:
+                reason = f"its version {number} could not be imported"
+                self._to.report.lose(model.kind, model.name, reason, field=f"aliases.{alias}")
+            else:
+                self._to.report.adjust(model.kind, "aliases (points outside)")
         merge.map(
             "registered_model_aliases",
             within,
@@ -334,7 +346,10 @@ class RegistryWriter(Writer):
             self._to.report.adjust(kind, "run_id (points outside)")
         source = moved.source
         storage = rewrite_version_storage(version, self._to.remap)
-        if storage is None and "storage_location" not in null_names(nulls):
+        is_null = "storage_location" in null_names(nulls)
+        if is_null and version.storage_location == version.source:
+            storage = None  # only told, of a version that is made of another one
+        if storage is None and not is_null:
             # As a server does where it makes the version (``create_model_version``).
             made_of = logged_model_id_of(version.source)
             placed = self._to.remap.find(LoggedModel.kind, made_of) if made_of else None
