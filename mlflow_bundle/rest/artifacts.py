@@ -17,8 +17,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from http import HTTPStatus
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 import requests
@@ -36,7 +37,7 @@ from mlflow_bundle.artifacts import (
     walk,
 )
 from mlflow_bundle.contracts import ArtifactFile, ArtifactTree, OpenedArtifact
-from mlflow_bundle.errors import BundleError, ServerError
+from mlflow_bundle.errors import BundleError, ServerError, SinkError
 from mlflow_bundle.rest.session import AJAX, API, Session
 
 PROXY = "/api/2.0/mlflow-artifacts/artifacts"
@@ -407,6 +408,11 @@ class Uploader:
         """
         if self._root is None:
             return self._log_artifact(path, open_content)
+        if (taken := unquote(path)) != path:
+            raise SinkError(
+                f"its name holds a percent escape, which MLflow's server would take for {taken!r}",
+                status=HTTPStatus.BAD_REQUEST,
+            )
         endpoint = f"{PROXY}/{quote(posixpath.join(self._root, path))}"
         headers = {"Content-Type": _guess_mime_type(path)}
         pauses_s = list(_PAUSES_S)

@@ -67,6 +67,8 @@ class LoggedModelWriter:
             self._to.report.adjust(LoggedModel.kind, name)
         if model.status_message:
             self._to.report.adjust(LoggedModel.kind, "status_message")
+        if model.status not in ("PENDING", *_SETTABLE_STATUS):
+            self._to.report.adjust(LoggedModel.kind, "status (PENDING)")
         return answer.model.info
 
     def write(self, content: Content, placed: Placed, here: LoggedModel | None) -> None:

@@ -466,6 +466,8 @@ class RegistryWriter:
             self._to.report.adjust(kind, "user_id")
         if version.status_message:
             self._to.report.adjust(kind, "status_message")
+        if version.status != "READY":
+            self._to.report.adjust(kind, "status (READY)")
         if number != version.version:
             self._to.report.adjust(kind, "version (--renumber)")
         which = {"name": name, "version": str(number)}

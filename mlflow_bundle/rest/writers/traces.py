@@ -71,6 +71,7 @@ from mlflow_bundle.rest.writers.trace_state import (
 from mlflow_bundle.rest.writers.traces_v2 import TracesV2
 from mlflow_bundle.spans import SpanEncoder
 
+_NO_END = re.compile(r'"end_time_unix_nano"\s*:\s*null')
 _TRACES_AT_ONCE = 50
 _BYTES_AT_ONCE = 4 * 1024 * 1024
 _SIZE_STATS = "mlflow.trace.sizeStats"
@@ -643,6 +644,9 @@ class TraceWriter(Writer):
             adjust(Trace.kind, "tags.mlflow.trace.archiveLocation (spans come unarchived)")
         if FINALIZED not in job.trace.metadata and self._to.since(3, 12):
             adjust(Trace.kind, f"metadata.{FINALIZED} (the server adds it)")
+        open_spans = sum(map(_is_open, job.spans))
+        if open_spans:
+            adjust(Trace.kind, "spans.end_time (0 where there is none)", open_spans)
         if job.has_spans:
             for name, sign in (
                 ("request_preview", "mlflow.spanInputs"),
@@ -650,6 +654,9 @@ class TraceWriter(Writer):
             ):
                 if getattr(job.trace, name) is None and any(sign in text for text in job.spans):
                     adjust(Trace.kind, f"{name} (the server derives it)")
+        for assessment in job.source.assessments:
+            if assessment.run_id is not None and ASSESSING_RUN not in assessment.metadata:
+                adjust("assessment", "run_id (the server takes it from the metadata)")
         replaced = {a.overrides for a in job.trace.assessments if a.type == "feedback"}
         for assessment in job.trace.assessments:
             if not assessment.valid and assessment.assessment_id not in replaced:
@@ -802,6 +809,11 @@ def _ordered(assessments: list[Assessment]) -> list[Assessment]:
         done.update(assessment.assessment_id for assessment in ready)
         waiting = [a for a in waiting if a.assessment_id not in done]
     return ordered
+
+
+def _is_open(span: str) -> bool:
+    """Whether a span, as JSON text, has no end."""
+    return _NO_END.search(span) is not None
 
 
 def _has_integers(text: str | None) -> bool:
