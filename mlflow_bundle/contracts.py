@@ -212,6 +212,9 @@ class Source(ABC):
             wanted: Leaves out entities for which it is false; nothing of theirs is fetched.
         """
 
+    def conclude(self) -> None:
+        """Tell the report what only shows when all contents have been read."""
+
     @property
     def requests(self) -> int:
         """Requests sent so far, where there are some."""

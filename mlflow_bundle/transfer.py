@@ -105,6 +105,7 @@ def carry(
             wanted=sink.wants,
         )
         _each(contents, lambda content: _put(sink, content, report), at_once)
+    source.conclude()
     if inside is not None:
         inside()
     if not report.dry_run:

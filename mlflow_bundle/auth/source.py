@@ -121,6 +121,9 @@ class AuthSource(Source):
             key=lambda content: order_key(layout.document_path(content.entity)),
         )
 
+    def conclude(self) -> None:
+        self._inner.conclude()
+
     def close(self) -> None:
         self._spool.close()
         self._inner.close()

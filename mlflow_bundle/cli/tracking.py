@@ -99,9 +99,10 @@ def tracking_uri(given: str | None) -> str:
         return uri
     raise SelectionError(
         f"the tracking URI {_shown(uri)!r} is no MLflow server (http:// or https://), no database "
-        "(sqlite://, postgresql:// or mysql://) and no directory of MLflow's file store",
+        "(sqlite://, postgresql:// or mysql://) and no directory of MLflow's file store, which can "
+        "only be read",
         hint="give --tracking-uri or set MLFLOW_TRACKING_URI, e.g. http://localhost:5000 or "
-        "./mlruns",
+        "sqlite:////srv/mlflow.db",
     )
 
 
@@ -270,10 +271,12 @@ def _open_source(
         from mlflow_bundle.sql.source import SqlSource
         from mlflow_bundle.sql.workspaces import DatabaseWorkspaces
 
+        store = database.store(error=SourceError, patience=patience)
         return SqlSource(
             uri,
             artifacts=artifacts,
-            open_tree=database.store(error=SourceError, patience=patience).tree,
+            open_tree=store.tree,
+            objection=store.objection,
             workspace=workspace,
             include_secrets=database.include_secrets,
             shared=host.database if isinstance(host, DatabaseWorkspaces) else None,

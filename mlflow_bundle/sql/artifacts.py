@@ -66,6 +66,13 @@ class ArtifactStore:
         self.default_root = default_artifact_root or PROXY_ROOT
         self._error = error
 
+    def objection(self) -> str:
+        """Return why nothing can lie behind the proxy; empty if something can."""
+        path = _local_path(self._destination) if self._destination else None
+        if path is None or path.is_dir():
+            return ""
+        return f"--artifacts-destination {self._destination}: there is no such directory"
+
     def resolve(self, location: str) -> str:
         """Return the URI or directory that ``location`` means.
 

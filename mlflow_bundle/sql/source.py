@@ -115,6 +115,7 @@ class SqlSource(Source):
         uri: As MLflow takes it, e.g. ``sqlite:////srv/mlflow.db``.
         artifacts: Whether artifact files are handed out, or only where they lie.
         open_tree: Opens the artifact files at a location.
+        objection: Says why none can be found, if that is known.
         workspace: The only workspace that is read; None for ``default``.
         include_secrets: Whether secrets are read, encrypted as they are.
         shared: The database, if others read the same state of it; it stays open.
@@ -133,6 +134,7 @@ class SqlSource(Source):
         *,
         artifacts: ArtifactPolicy = "copy",
         open_tree: OpenTree,
+        objection: Callable[[], str] = str,
         workspace: str | None = None,
         include_secrets: bool = False,
         shared: Database | None = None,
@@ -157,6 +159,7 @@ class SqlSource(Source):
         self._policy = artifacts
         self._is_default = workspace in (None, DEFAULT_WORKSPACE)
         self._open_tree = open_tree
+        self._objection = objection
         self._seen = _Seen()
         self._rows = Rows(self._database, connection, workspace or DEFAULT_WORKSPACE)
         self._spool = Spool()
@@ -390,11 +393,7 @@ class SqlSource(Source):
     def _iter_contents(
         self, files: FileReading, wanted: Wanted | None, *, histories: HistoryReading
     ) -> Iterator[Content]:
-        rows = (
-            row
-            for row in self._spool.iterate()
-            if wanted is None or wanted(row.kind, row.id, row.parent)
-        )
+        rows = (row for row in self._spool.iterate() if self._is_wanted(row, wanted))
         sizes = chain(_ENTITIES_FIRST, repeat(_ENTITIES_AT_ONCE))
         batches = takewhile(bool, (list(islice(rows, size)) for size in sizes))
         self._stopped, self._failure = False, None
@@ -435,7 +434,11 @@ class SqlSource(Source):
                 if isinstance(exc, Exception) and self._failure is not None:
                     raise self._failure from None
                 raise
-        self._note_empty_store()
+
+    def _is_wanted(self, row: Selected, wanted: Wanted | None) -> bool:
+        is_wanted = wanted is None or wanted(row.kind, row.id, row.parent)
+        self._seen.everything &= is_wanted
+        return is_wanted
 
     def _submit(
         self, pool: ThreadPoolExecutor, read: Callable[..., ResultT], *args: Any
@@ -539,8 +542,10 @@ class SqlSource(Source):
     ) -> Content:
         tree: ArtifactTree | None = None
         trees: dict[int, ArtifactTree] = {}
+        self._seen.models += isinstance(entity, LoggedModel)
         if isinstance(entity, RegisteredModel):
             if not isinstance(entity, Prompt) and files != "none":
+                self._seen.models += len(entity.versions)
                 self._report_lost_files(entity)
                 trees = {
                     version.version: self._tree(uri)
@@ -563,13 +568,20 @@ class SqlSource(Source):
             return NoArtifacts(MODE_OF_POLICY[self._policy])
         return _LateTree(self._open_tree, location, self._seen)
 
-    def _note_empty_store(self) -> None:
-        """Tell when no entity had a file: a wrong place for artifacts looks like that."""
-        if self._seen.trees and not self._seen.files:
-            self._report.note(
-                "no artifacts were found where the database says that they are: if there are some, "
-                "--artifacts-destination or the machine is not that of the server"
-            )
+    def conclude(self) -> None:
+        # A wrong place for artifacts looks like one where nobody has logged any.
+        if not (self._seen.trees and self._seen.everything) or self._seen.files:
+            return
+        reason = "no artifacts at all were found where the database says that they are"
+        advice = "--artifacts-destination, or this machine, is not that of the server"
+        if objection := self._objection():
+            reason = f"{reason}: {objection}"
+        elif self._seen.models:
+            reason = f"{reason}, and models have some: {advice}"
+        else:
+            self._report.note(f"{reason}: if there are some, {advice}")
+            return
+        self._report.lose("database", self._database.shown_uri, reason, field="artifacts")
 
     def _report_lost_files(self, model: RegisteredModel) -> None:
         """List the versions whose files lay in a run or logged model that is gone."""
@@ -592,6 +604,10 @@ class _Seen:
 
     trees: int = 0
     files: int = 0
+    models: int = 0
+    """Logged models and model versions, which have files."""
+    everything: bool = True
+    """Whether all that was selected was looked at."""
 
 
 class _LateTree(ArtifactTree):

@@ -460,7 +460,7 @@ def test_postgresql_takes_users_and_gives_them_back(
     source: Source, secret_bundle: Path, tmp_path: Path, prerequisite: Demand
 ) -> None:
     prerequisite(is_reachable("postgresql"), "a postgresql server")
-    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "artifacts").mkdir(parents=True)
     with new_database("postgresql") as uri:
         target = Pair(tmp_path / "target", uri)
         words = (*target.words_with_auth, "--include-secrets")
@@ -580,6 +580,7 @@ def test_every_old_table_becomes_what_mlflows_own_migration_makes_of_it(
     old, migrated = made(tmp_path / "old"), made(tmp_path / "migrated")
     tracking = old.directory / "mlflow.db"
     tracking.write_bytes((source.pair.directory / "mlflow.db").read_bytes())
+    (old.directory / "artifacts").mkdir()
     with closing(sqlite3.connect(tracking)) as connection:
         connection.execute("INSERT INTO workspaces (name) VALUES ('north')")
         connection.execute("INSERT INTO registered_models (workspace, name) VALUES ('north', 'm')")

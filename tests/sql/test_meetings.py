@@ -1,0 +1,254 @@
+"""What an import meets in a database that others use: small worlds, made by MLflow's own client."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+from tests.servers import prepare_directory
+from tests.sql.databases import is_reachable, new_database
+from tests.sql.imports import Place
+from tests.transfer.commands import command
+
+Demand = Callable[[object, str], None]
+
+HOOK = [WebhookEvent(WebhookEntity.REGISTERED_MODEL, WebhookAction.CREATED)]
+URL = "https://93.184.216.34/hook"
+
+
+def made(directory: Path) -> Place:
+    """A place with an initialised database, in which nothing is yet."""
+    database, artifacts = prepare_directory(directory)
+    artifacts.mkdir(exist_ok=True)
+    return Place(f"sqlite:///{database}", artifacts)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Place:
+    return made(tmp_path / "source")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Place:
+    return made(tmp_path / "target")
+
+
+def exported(place: Place, bundle: Path, *options: str, expect: int = 0) -> Any:
+    return _told(
+        *("export-all", "-o", bundle, "--force", "--tracking-uri", place.uri),
+        *("--artifacts-destination", place.artifacts, *options),
+        expect=expect,
+    )
+
+
+def imported(place: Place, bundle: Path, *options: str, expect: int = 0) -> Any:
+    return _told(
+        *("import-all", bundle, "--tracking-uri", place.uri),
+        *("--artifacts-destination", place.artifacts, *options),
+        expect=expect,
+    )
+
+
+def _told(*words: str | Path, expect: int) -> Any:
+    return json.loads(command(*words, "--json", "--quiet", expect=expect).stdout)
+
+
+def experiment(place: Place, name: str) -> str:
+    client = MlflowClient(place.uri)
+    return client.create_experiment(name, artifact_location=f"{place.artifacts}/{name}")
+
+
+def rows(place: Place, statement: str) -> list[tuple[Any, ...]]:
+    engine = sqlalchemy.create_engine(place.uri, poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.exec_driver_sql(statement)]
+
+
+def change(place: Place, statement: str) -> None:
+    with contextlib.closing(sqlite3.connect(place.file)) as connection:
+        assert connection.execute(statement).rowcount > 0
+        connection.commit()
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mysql"])
+def destination(
+    request: pytest.FixtureRequest, tmp_path: Path, prerequisite: Demand
+) -> Iterator[Place]:
+    """An empty database of each kind."""
+    artifacts = tmp_path / "files"
+    if request.param == "sqlite":
+        yield Place(f"sqlite:///{tmp_path}/destination.db", artifacts)
+        return
+    prerequisite(is_reachable(request.param), request.param)
+    with new_database(request.param) as uri:
+        yield Place(uri, artifacts)
+
+
+def test_json_that_is_changed_stays_json(source: Place, destination: Place, tmp_path: Path) -> None:
+    store = SqlAlchemyStore(source.uri, str(source.artifacts))
+    dataset = store.create_dataset("evals", experiment_ids=["0"])
+    record = {"inputs": {"q": 1}, "expectations": {"a": 1}}
+    store.upsert_dataset_records(dataset.dataset_id, [record])
+    exported(source, tmp_path / "f")
+    imported(destination, tmp_path / "f")
+    record = {**record, "expectations": {"a": 1, "b": "ü"}, "outputs": "o"}
+    store.upsert_dataset_records(dataset.dataset_id, [record])
+    exported(source, tmp_path / "f")
+    imported(destination, tmp_path / "f", "--on-conflict", "update")
+    there = SqlAlchemyStore(destination.uri, str(destination.artifacts))
+    (found,), _ = there._load_dataset_records(dataset.dataset_id)
+    assert (found.expectations, found.outputs) == ({"a": 1, "b": "ü"}, "o")
+
+
+@pytest.mark.parametrize("destination", ["postgresql", "mysql"], indirect=True)
+def test_what_does_not_fit_is_in_the_json_report(
+    source: Place, destination: Place, tmp_path: Path
+) -> None:
+    MlflowClient(source.uri).create_registered_model("m", description="x" * 6000)
+    exported(source, tmp_path / "f")
+    report = imported(destination, tmp_path / "f", expect=3)
+    assert [(loss["kind"], loss["field"]) for loss in report["lost"]] == [
+        ("registered_model", "description")
+    ]
+
+
+def test_another_experiment_of_a_deleted_ones_name_lives_on(
+    source: Place, target: Place, tmp_path: Path
+) -> None:
+    MlflowClient(source.uri).delete_experiment(experiment(source, "prod"))
+    exported(source, tmp_path / "f")
+    experiment(target, "prod")
+    report = imported(target, tmp_path / "f")
+    assert [(c["kind"], c["field"]) for c in report["conflicts"]] == [
+        ("experiment", "lifecycle_stage")
+    ]
+    stages = "SELECT lifecycle_stage FROM experiments WHERE name = 'prod'"
+    assert rows(target, stages) == [("active",)]
+    imported(target, tmp_path / "f", "--on-conflict", "update")
+    assert rows(target, stages) == [("deleted",)]
+
+
+def test_an_experiment_that_was_deleted_since_is_deleted_here_too(
+    source: Place, target: Place, tmp_path: Path
+) -> None:
+    experiment(target, "takes the id")
+    id = experiment(source, "prod")
+    exported(source, tmp_path / "f")
+    imported(target, tmp_path / "f")
+    MlflowClient(source.uri).delete_experiment(id)
+    exported(source, tmp_path / "f")
+    assert imported(target, tmp_path / "f")["conflicts"] == []
+    stages = "SELECT name, lifecycle_stage FROM experiments WHERE name <> 'Default' ORDER BY name"
+    assert rows(target, stages) == [("prod", "deleted"), ("takes the id", "active")]
+
+
+def test_another_webhook_of_a_deleted_ones_name_lives_on(
+    source: Place, target: Place, tmp_path: Path
+) -> None:
+    there, here = MlflowClient(source.uri), MlflowClient(target.uri)
+    there.delete_webhook(there.create_webhook("hook", URL, HOOK).webhook_id)
+    exported(source, tmp_path / "f")
+    mine = here.create_webhook("hook", URL, HOOK)
+    for _ in range(2):
+        imported(target, tmp_path / "f")
+        assert [hook.webhook_id for hook in here.list_webhooks()] == [mine.webhook_id]
+        assert rows(target, "SELECT count(*) FROM webhooks") == [(2,)]
+
+
+def test_nothing_is_made_of_null_and_of_empty_texts(
+    source: Place, target: Place, tmp_path: Path
+) -> None:
+    client = MlflowClient(source.uri)
+    id = experiment(source, "e")
+    run = client.create_run(id)
+    client.create_logged_model(id, name="of no run")
+    client.create_registered_model("m")
+    for _ in range(3):
+        client.create_model_version("m", f"runs:/{run.info.run_id}/model")
+    client.create_registered_model("other")
+    client.create_model_version("other", "models:/m/2")
+    change(source, "UPDATE model_versions SET storage_location = NULL WHERE name = 'other'")
+    client.set_model_version_tag("m", "3", "tag", "value")
+    change(source, "UPDATE model_versions SET user_id = '', status_message = '' WHERE version = 2")
+    change(source, "UPDATE logged_models SET status_message = ''")
+    change(source, "UPDATE model_version_tags SET value = NULL")
+    client.delete_model_version("m", "3")
+    client.delete_model_version("m", "1")
+    exported(source, tmp_path / "f", expect=3)  # no model has a file
+    imported(target, tmp_path / "f")
+    for statement in (
+        "SELECT name, version, user_id, status_message, run_id, source, current_stage,"
+        " storage_location IS NULL FROM model_versions ORDER BY name, version",
+        "SELECT model_id, source_run_id, status_message FROM logged_models",
+        "SELECT * FROM model_version_tags",
+    ):
+        assert rows(target, statement) == rows(source, statement)
+
+
+def test_the_first_experiment_of_an_unused_server_gets_its_times(
+    source: Place, target: Place, tmp_path: Path
+) -> None:
+    change(source, "UPDATE experiments SET creation_time = 1, last_update_time = 2")
+    exported(source, tmp_path / "f")
+    times = "SELECT creation_time, last_update_time FROM experiments"
+    imported(target, tmp_path / "f")
+    assert rows(target, times) == [(1, 2)]
+    MlflowClient(target.uri).create_run("0")
+    change(source, "UPDATE experiments SET creation_time = 3")
+    exported(source, tmp_path / "f")
+    imported(target, tmp_path / "f")
+    assert rows(target, times) == [(1, 2)]
+
+
+def test_an_alias_of_a_version_that_has_no_place_is_lost_with_it(
+    source: Place, target: Place, tmp_path: Path
+) -> None:
+    for place in (source, target):
+        client = MlflowClient(place.uri)
+        client.create_registered_model("m")
+        client.create_model_version("m", "s3://elsewhere/m")
+    MlflowClient(source.uri).set_registered_model_alias("m", "champion", "1")
+    exported(source, tmp_path / "f", "--artifacts", "reference")
+    report = imported(target, tmp_path / "f", "--artifacts", "reference", expect=3)
+    assert [(loss["kind"], loss["id"], loss["field"]) for loss in report["lost"]] == [
+        ("model_version", "m/1", ""),
+        ("registered_model", "m", "aliases.champion"),
+    ]
+
+
+@pytest.mark.parametrize("has_model", [False, True])
+def test_an_artifact_store_with_nothing_in_it_is_told(
+    source: Place, tmp_path: Path, has_model: bool
+) -> None:
+    client = MlflowClient(source.uri)
+    id = client.create_experiment("e", artifact_location="mlflow-artifacts:/1")
+    run_id = client.create_run(id).info.run_id
+    if has_model:
+        client.create_registered_model("m")
+        client.create_model_version("m", f"runs:/{run_id}/model")
+    there = source.artifacts / "1" / run_id / "artifacts" / "model"
+    there.mkdir(parents=True)
+    there.joinpath("MLmodel").write_text(f"run_id: {run_id}\n")
+    assert exported(source, tmp_path / "right")["done"]["artifact"] == 1
+
+    wrong = Place(source.uri, tmp_path / "wrong")
+    wrong.artifacts.mkdir()
+    report = exported(wrong, tmp_path / "f", expect=3 if has_model else 0)
+    told = [loss["reason"] for loss in report["lost"]] if has_model else report["notes"]
+    assert len(told) == 1
+    assert "no artifacts at all were found" in told[0]
+    assert (report["lost"] == []) is not has_model
+
+    wrong.artifacts.rmdir()
+    (loss,) = exported(wrong, tmp_path / "f", expect=3)["lost"]
+    assert "there is no such directory" in loss["reason"]
