@@ -49,6 +49,8 @@ EOF_FRAME: Final = bytes.fromhex("28b52ffd 60 0003 032000 00")
 """1 024 zero bytes, tar's end of archive, as one RLE block."""
 MAX_WINDOW_BYTES: Final = 8 * MIB
 
+_INCOMPLETE = "the trailer is missing: the bundle is incomplete"
+_RECOVER = "`mlflow bundle recover` saves what is whole"
 _ZSTD_MAGIC_BYTES = struct.pack("<I", ZSTD_MAGIC)
 _STATES_SIZE = 0xE0  # of the frame header descriptor: size flag, or single segment
 _PREAMBLE = struct.Struct("<II4sBBH16sIIQQII")
@@ -437,7 +439,7 @@ def parse_trailer(data: bytes, *, at: int, limits: Limits) -> Trailer:
         LimitError: The bundle has more members than ``limits`` allow.
     """
     if len(data) != TRAILER_BYTES or data[8:12] != TRAILER_TAG or data[120:] != TRAILER_END:
-        raise TruncatedError("the trailer is missing: the bundle is incomplete", offset=at)
+        raise TruncatedError(_INCOMPLETE, offset=at, hint=_RECOVER)
     (
         magic,
         payload,
@@ -533,5 +535,5 @@ def find_trailer(tail: bytes, size: int) -> int:
         parse_seek_table(tail[len(tail) - length :], at=size - length)
         end -= length
     if end < TRAILER_BYTES:
-        raise TruncatedError("the trailer is missing: the bundle is incomplete", offset=0)
+        raise TruncatedError(_INCOMPLETE, offset=0, hint=_RECOVER)
     return end - TRAILER_BYTES

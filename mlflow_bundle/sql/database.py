@@ -62,7 +62,11 @@ class Database:
         self.url, self.dialect = _parsed(uri)
         file = sqlite_file(uri)
         if token is None and file is not None and not file.is_file():
-            raise error(f"there is no database {self.shown_uri}", hint="is the path right?")
+            raise error(
+                f"there is no database {self.shown_uri}",
+                hint="is the path right? An absolute one has four slashes (sqlite:////srv/x.db); "
+                "without --tracking-uri it is mlflow.db here, MLflow's own default",
+            )
         try:
             self.engine = self.dialect.engine(self.url)
         except sqlalchemy.exc.NoSuchModuleError:
@@ -71,10 +75,10 @@ class Database:
                 hint="name one that is, e.g. postgresql+psycopg2 or mysql+pymysql, or none",
             ) from None
         except ImportError as exc:
+            package = "psycopg2-binary" if self.dialect.name == "postgresql" else "pymysql"
             raise SelectionError(
                 f"{self.shown_uri}: its driver is not installed: {exc}",
-                hint="install the one that your MLflow server uses, e.g. pip install "
-                "psycopg2-binary or pymysql",
+                hint=f"install the one that your MLflow server uses, e.g. pip install {package}",
             ) from None
 
     @contextlib.contextmanager

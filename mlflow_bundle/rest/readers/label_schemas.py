@@ -96,9 +96,9 @@ class LabelSchemaReader(Reader):
             yield from schemas
         if unlisted:
             self._from.note(
-                f"label schemas of {unlisted} experiments were read only as far as review queues "
-                "name them: listing them would make the server add its default one "
-                "(--list-label-schemas permits that)"
+                f"label schemas were read only as far as review queues name them, in {unlisted} "
+                f"experiment{'' if unlisted == 1 else 's'}: listing them would make the server add "
+                "its default one (an export permits that with --list-label-schemas)"
             )
 
     def _read(self, experiment: Experiment) -> tuple[list[LabelSchema], bool]:

@@ -86,7 +86,7 @@ def test_schemas_arrive_once_and_exports_write_nothing_unasked(
     assert row_dump(source.database) == before
     assert exported.report["planned"]["label_schema"] == len(INPUTS) + 4
     (note,) = (note for note in exported.report["notes"] if "label schemas" in note)
-    assert "of 2 experiments" in note  # and of Default
+    assert "in 2 experiments" in note  # and of Default
     assert "--list-label-schemas" in note
     command("verify", bundle)
 
