@@ -143,8 +143,8 @@ def _model_versions(value: str, ids: Ids) -> str:
     if not isinstance(versions, list):
         return value
     here = [
-        {**version, "name": ids.get("registered_model", version["name"])}
-        if isinstance(version, dict) and isinstance(version.get("name"), str)
+        _version(version, ids, "model_version", "registered_model")
+        if isinstance(version, dict)
         else version
         for version in versions
     ]
@@ -152,14 +152,26 @@ def _model_versions(value: str, ids: Ids) -> str:
 
 
 def _prompt_version(link: dict[str, Any], ids: Ids) -> dict[str, Any]:
+    return _version(link, ids, "prompt_version", "prompt")
+
+
+def _version(link: dict[str, Any], ids: Ids, kind: str, of: str) -> dict[str, Any]:
+    """Return a name and a number as they are in the sink.
+
+    Args:
+        link: ``name`` and ``version``.
+        ids: Of the sink.
+        kind: Of versions.
+        of: Kind of what they are versions of.
+    """
     name, number = link.get("name"), link.get("version")
     if not isinstance(name, str):
         return link
     # Numbers are known before what names them where they change (``--renumber``).
     source_id = f"{name}/{number}"
-    placed = ids.if_moved("prompt_version", source_id)
+    placed = ids.if_moved(kind, source_id)
     if placed == source_id:
-        return {**link, "name": ids.get("prompt", name)}
+        return {**link, "name": ids.get(of, name)}
     name, _, text = placed.rpartition("/")
     is_number = isinstance(number, int) and text.isdecimal()
     return {**link, "name": name, "version": int(text) if is_number else text}

@@ -378,6 +378,8 @@ class RestSink(Sink):
         elif self._experiment_here(entity) is not None:
             self._to.report.found(Experiment.kind)
             self._new_experiment_tags(entity)
+            if entity.lifecycle_stage == "deleted":
+                self._may_delete(entity)
 
     def put(self, content: Content) -> None:
         self._confirm()

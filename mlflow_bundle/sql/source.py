@@ -542,7 +542,7 @@ class SqlSource(Source):
     ) -> Content:
         tree: ArtifactTree | None = None
         trees: dict[int, ArtifactTree] = {}
-        self._seen.models += isinstance(entity, LoggedModel)
+        self._seen.models += isinstance(entity, LoggedModel) and entity.status == "READY"
         if isinstance(entity, RegisteredModel):
             if not isinstance(entity, Prompt) and files != "none":
                 self._seen.models += len(entity.versions)
@@ -605,7 +605,7 @@ class _Seen:
     trees: int = 0
     files: int = 0
     models: int = 0
-    """Logged models and model versions, which have files."""
+    """Logged models that are ready and model versions: they have files."""
     everything: bool = True
     """Whether all that was selected was looked at."""
 

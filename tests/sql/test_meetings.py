@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
@@ -208,6 +209,77 @@ def test_the_first_experiment_of_an_unused_server_gets_its_times(
     exported(source, tmp_path / "f")
     imported(target, tmp_path / "f")
     assert rows(target, times) == [(1, 2)]
+
+
+def test_the_first_experiment_of_an_unused_server_may_be_deleted_at_the_source(
+    source: Place, target: Place, tmp_path: Path
+) -> None:
+    MlflowClient(source.uri).delete_experiment("0")
+    exported(source, tmp_path / "f")
+    for _ in range(2):
+        assert imported(target, tmp_path / "f")["conflicts"] == []
+        assert rows(target, "SELECT lifecycle_stage FROM experiments") == [("deleted",)]
+
+
+def test_a_deleted_webhook_comes_once_into_another_workspace_of_its_database(
+    source: Place, tmp_path: Path
+) -> None:
+    client = MlflowClient(source.uri)
+    client.delete_webhook(client.create_webhook("hook", URL, HOOK).webhook_id)
+    exported(source, tmp_path / "f")
+    for _ in range(2):
+        report = imported(source, tmp_path / "f", "--workspace-map", "default=team")
+        assert report["lost"] == []
+    assert rows(source, "SELECT count(*) FROM webhooks") == [(2,)]
+
+
+def test_a_dataset_that_runs_of_several_experiments_share_stays_one(
+    source: Place, target: Place, tmp_path: Path
+) -> None:
+    client = MlflowClient(source.uri)
+    dataset = Dataset("data", "digest", "code", "{}")
+    tag = InputTag("mlflow.data.context", "train")
+    for name in ("a", "b", "c"):
+        run = client.create_run(experiment(source, name))
+        client.log_inputs(run.info.run_id, [DatasetInput(dataset, [tag])])
+    # As MLflow 2 has it: one row, in the first experiment.
+    (uuid,) = rows(source, "SELECT dataset_uuid FROM datasets ORDER BY experiment_id LIMIT 1")[0]
+    change(source, f"DELETE FROM datasets WHERE dataset_uuid <> '{uuid}'")
+    change(source, f"UPDATE inputs SET source_id = '{uuid}'")
+    exported(source, tmp_path / "part", "--artifacts", "skip")
+    for _ in range(2):
+        imported(target, tmp_path / "part", "--artifacts", "skip")
+        every = "SELECT experiment_id, dataset_uuid FROM datasets"
+        assert rows(target, every) == rows(source, every)
+    for run in MlflowClient(target.uri).search_runs(["1", "2", "3"]):
+        (found,) = run.inputs.dataset_inputs
+        assert [each.value for each in found.tags] == ["train"]
+
+
+def test_logged_models_name_versions_by_their_new_numbers(
+    source: Place, target: Place, tmp_path: Path
+) -> None:
+    client = MlflowClient(source.uri)
+    client.create_registered_model("m")
+    id = experiment(source, "e")
+    for number in ("1", "2"):
+        model_id = client.create_logged_model(id, name=f"lm-{number}").model_id
+        client.create_model_version("m", "s3://for/now")
+        made_of = f"source = 'models:/{model_id}', storage_location = NULL"
+        change(source, f"UPDATE model_versions SET {made_of} WHERE version = {number}")
+        told = json.dumps([{"name": "m", "version": int(number)}])
+        client.set_logged_model_tags(model_id, {"mlflow.modelVersions": told})
+    exported(source, tmp_path / "f", "--artifacts", "skip")
+    there = MlflowClient(target.uri)
+    there.create_registered_model("m")
+    there.create_model_version("m", "s3://elsewhere/m")
+    for _ in range(2):
+        imported(target, tmp_path / "f", "--artifacts", "skip", "--renumber")
+        for version in there.search_model_versions("name = 'm'"):
+            if version.source.startswith("models:/"):
+                model = there.get_logged_model(version.source.removeprefix("models:/"))
+                told = json.loads(model.tags["mlflow.modelVersions"])
+                assert told == [{"name": "m", "version": int(version.version)}]
 
 
 def test_an_alias_of_a_version_that_has_no_place_is_lost_with_it(

@@ -181,19 +181,21 @@ class ExperimentWriter(Writer):
             if not made:
                 here = self._to.row(_TABLE, {"experiment_id": id}, "lifecycle_stage", *_TIMES)
                 row = {"experiment_id": id, "lifecycle_stage": experiment.lifecycle_stage}
-                if here is not None and self._is_unused(id):
+                is_unused = self._is_unused(id)
+                if here is not None and is_unused:
                     times = {name: getattr(experiment, name) for name in _TIMES}
                     if None not in times.values() and times.items() - here.items():
                         merge.replace(_TABLE, {"experiment_id": id}, times)
                 if here is not None and here["lifecycle_stage"] == "active":
+                    # Another one of that name is not what was deleted there.
+                    is_same = is_unused or self._is_same(experiment, id, here)
                     merge.own(
                         _TABLE,
                         row,
                         here,
                         key=("experiment_id",),
                         compared=("lifecycle_stage",),
-                        # Another one of that name is not what was deleted there.
-                        news=("lifecycle_stage",) if self._is_same(experiment, id, here) else (),
+                        news=("lifecycle_stage",) if is_same else (),
                     )
             merge.map(
                 "experiment_tags",

@@ -25,6 +25,8 @@ class DatasetRows:
         self._to = to
         self._known: dict[tuple[str, str, str], str] = {}
         """Experiment here, name and digest to id, of those met last."""
+        self._own: dict[str, tuple[str, str]] = {}
+        """Ids that were kept last, to name and digest."""
         self._undone = 0
 
     def find(self, merge: Merge, dataset: Dataset, experiment_id: str, source_id: str) -> str:
@@ -41,6 +43,7 @@ class DatasetRows:
             # Some may have come with an entity that was not written after all.
             self._undone = self._to.batch.undone
             self._known.clear()
+            self._own.clear()
         found = self._known.get(key)
         if found is not None:
             return found
@@ -56,6 +59,8 @@ class DatasetRows:
         )
         if here is not None:
             id = str(here["dataset_uuid"])
+        elif (shared := self._shared(dataset, key, source_id)) is not None:
+            id = shared
         else:
             id = self._new_id(dataset, key, source_id)
             dataset = rewrite_dataset_source(dataset, self._to.remap, self._to.report)
@@ -74,10 +79,28 @@ class DatasetRows:
         self._known[key] = id
         return id
 
+    def _shared(self, dataset: Dataset, key: tuple[str, str, str], source_id: str) -> str | None:
+        """Return the id of a dataset that is here already, in another experiment.
+
+        MLflow before 3.10 had one for the runs of all experiments, and whoever reads an id that is
+        there several times reads its tags several times.
+        """
+        uuid = dataset.dataset_uuid
+        if uuid is UNSET or key[0] != source_id:
+            return None
+        if self._own.get(uuid) == key[1:]:
+            return uuid
+        here = self._to.row_before("datasets", {"dataset_uuid": uuid}, "name", "digest")
+        return uuid if here is not None and (here["name"], here["digest"]) == key[1:] else None
+
     def _new_id(self, dataset: Dataset, key: tuple[str, str, str], source_id: str) -> str:
-        if dataset.dataset_uuid is not UNSET and key[0] == source_id:
-            return dataset.dataset_uuid
-        return self._to.made_id("datasets", *key)
+        uuid = dataset.dataset_uuid
+        if uuid is UNSET or key[0] != source_id:
+            return self._to.made_id("datasets", *key)
+        if len(self._own) >= _MOST_REMEMBERED:
+            self._own.clear()
+        self._own[uuid] = key[1:]
+        return uuid
 
 
 class InputRows:

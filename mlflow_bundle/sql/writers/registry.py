@@ -356,11 +356,12 @@ class RegistryWriter(Writer):
             by_name = placed is not None and version.source == f"models:/{made_of}"
             storage = placed.sink_root if placed is not None and by_name else source
         tree = content.version_artifacts.get(version.version)
+        location = ""
         if not moved.moved and tree is not None and tree.mode == "included":
             location = self._write_files(version, name, number, tree, dry=dry)
-            if location:
-                source = storage = location
-                self._to.report.adjust(kind, "source")
+        if location:
+            source = storage = location
+            self._to.report.adjust(kind, "source")
         elif not moved.moved and not isinstance(model, Prompt):
             self._to.report.adjust(kind, "source (points outside)")
         return {

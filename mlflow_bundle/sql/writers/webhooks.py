@@ -27,10 +27,12 @@ class WebhookWriter(Writer):
 
     def _find(self, webhook: Webhook) -> str | None:
         """Return the id of the webhook that is here."""
-        here = self._to.row(_TABLE, {"webhook_id": webhook.id}, "workspace")
-        if here is not None and here["workspace"] == self._to.workspace:
-            return webhook.id
-        where = {"workspace": self._to.workspace, "name": webhook.name}
+        workspace = self._to.workspace
+        for own in (webhook.id, self._to.made_id(_TABLE, workspace, webhook.id, short=False)):
+            here = self._to.row(_TABLE, {"webhook_id": own}, "workspace")
+            if here is not None and here["workspace"] == workspace:
+                return own
+        where = {"workspace": workspace, "name": webhook.name}
         for row in self._to.rows(_TABLE, where, ("webhook_id", "url", "deleted_timestamp")):
             id = str(row["webhook_id"])
             # One that was deleted is not the one that took its place.
