@@ -214,6 +214,7 @@ def test_the_first_experiment_of_an_unused_server_gets_its_times(
 def test_the_first_experiment_of_an_unused_server_may_be_deleted_at_the_source(
     source: Place, target: Place, tmp_path: Path
 ) -> None:
+    change(source, "UPDATE experiments SET creation_time = 1")
     MlflowClient(source.uri).delete_experiment("0")
     exported(source, tmp_path / "f")
     for _ in range(2):
