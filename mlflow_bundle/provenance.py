@@ -5,7 +5,7 @@ Resume and idempotence need no state file: what was imported says so itself.
 
 from __future__ import annotations
 
-from mlflow_bundle.entities import ModelVersion
+from mlflow_bundle.entities import Experiment, ModelVersion
 
 PREFIX = "mlflow_bundle."
 """Every tag of ours begins with this."""
@@ -45,6 +45,19 @@ TRANSIENT = frozenset({STATE, IMPORTER, FILLER})
 def origin_of(id: str, tags: dict[str, str]) -> str:
     """Origin of an entity: its tag if it was imported once, else its own id."""
     return tags.get(ORIGIN, id)
+
+
+def is_same(experiment: Experiment, creation_time: int | None, origin: str | None) -> bool:
+    """Whether an experiment at the destination is the bundle's, and not only of its name.
+
+    Args:
+        experiment: The bundle's.
+        creation_time: Of the one at the destination, in ms.
+        origin: Its tag.
+    """
+    if creation_time == experiment.creation_time is not None:
+        return True
+    return origin == origin_of(experiment.experiment_id, experiment.tags)
 
 
 def version_origin(version: ModelVersion) -> str:

@@ -130,7 +130,7 @@ def _linked_prompts(value: str, ids: Ids) -> str:
         return value
     if not isinstance(links, list) or not all(isinstance(link, dict) for link in links):
         return value
-    here = [_prompt_version(link, ids) for link in links]
+    here = [_version(link, ids, "prompt_version", "prompt") for link in links]
     return value if here == links else json.dumps(here)
 
 
@@ -149,10 +149,6 @@ def _model_versions(value: str, ids: Ids) -> str:
         for version in versions
     ]
     return value if here == versions else json.dumps(here)
-
-
-def _prompt_version(link: dict[str, Any], ids: Ids) -> dict[str, Any]:
-    return _version(link, ids, "prompt_version", "prompt")
 
 
 def _version(link: dict[str, Any], ids: Ids, kind: str, of: str) -> dict[str, Any]:

@@ -509,10 +509,7 @@ class RestSink(Sink):
         here = self._experiment_here(experiment)
         if here is None or here.lifecycle_stage == "deleted":
             return True
-        mine = provenance.origin_of(experiment.id, experiment.tags)
-        if here.tags.get(provenance.ORIGIN) == mine:
-            return True
-        if here.creation_time is not None and here.creation_time == experiment.creation_time:
+        if provenance.is_same(experiment, here.creation_time, here.tags.get(provenance.ORIGIN)):
             return True
         return self._to.differs(
             Experiment.kind,

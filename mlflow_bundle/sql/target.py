@@ -135,6 +135,12 @@ class Target(Importing):
             and self.row_before(table, {column: id}, column) is None
         ):
             return id
+        return self.other_id(table, id, within=within, prefix=prefix, short=short)
+
+    def other_id(
+        self, table: str, id: str, *, within: str, prefix: str = "", short: bool = True
+    ) -> str:
+        """Return the id that replaces one that is taken; arguments as of :meth:`free_id`."""
         return prefix + self.made_id(table, within, id, short=short)
 
     def made_id(self, *parts: str, short: bool = True) -> str:

@@ -63,6 +63,13 @@ def new_database(dialect: str, options: str = "") -> Iterator[str]:
         engine.dispose()
 
 
+def change(file: Path, statement: str, *values: Any) -> None:
+    """Change rows of an SQLite file; there have to be some."""
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        assert connection.execute(statement, values).rowcount > 0
+        connection.commit()
+
+
 def read_back(uri: str, file: Path) -> Path:
     """Copy every row of an MLflow database into an SQLite file, as MLflow would write it there."""
     import sys

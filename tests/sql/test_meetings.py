@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from tests.servers import prepare_directory
-from tests.sql.databases import is_reachable, new_database
+from tests.sql.databases import change, is_reachable, new_database
 from tests.sql.imports import Place
 from tests.transfer.commands import command
 
@@ -30,7 +28,6 @@ URL = "https://93.184.216.34/hook"
 def made(directory: Path) -> Place:
     """A place with an initialised database, in which nothing is yet."""
     database, artifacts = prepare_directory(directory)
-    artifacts.mkdir(exist_ok=True)
     return Place(f"sqlite:///{database}", artifacts)
 
 
@@ -73,12 +70,6 @@ def rows(place: Place, statement: str) -> list[tuple[Any, ...]]:
     engine = sqlalchemy.create_engine(place.uri, poolclass=sqlalchemy.NullPool)
     with engine.connect() as connection:
         return [tuple(row) for row in connection.exec_driver_sql(statement)]
-
-
-def change(place: Place, statement: str) -> None:
-    with contextlib.closing(sqlite3.connect(place.file)) as connection:
-        assert connection.execute(statement).rowcount > 0
-        connection.commit()
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "mysql"])
@@ -178,11 +169,13 @@ def test_nothing_is_made_of_null_and_of_empty_texts(
         client.create_model_version("m", f"runs:/{run.info.run_id}/model")
     client.create_registered_model("other")
     client.create_model_version("other", "models:/m/2")
-    change(source, "UPDATE model_versions SET storage_location = NULL WHERE name = 'other'")
+    change(source.file, "UPDATE model_versions SET storage_location = NULL WHERE name = 'other'")
     client.set_model_version_tag("m", "3", "tag", "value")
-    change(source, "UPDATE model_versions SET user_id = '', status_message = '' WHERE version = 2")
-    change(source, "UPDATE logged_models SET status_message = ''")
-    change(source, "UPDATE model_version_tags SET value = NULL")
+    change(
+        source.file, "UPDATE model_versions SET user_id = '', status_message = '' WHERE version = 2"
+    )
+    change(source.file, "UPDATE logged_models SET status_message = ''")
+    change(source.file, "UPDATE model_version_tags SET value = NULL")
     client.delete_model_version("m", "3")
     client.delete_model_version("m", "1")
     exported(source, tmp_path / "f", expect=3)  # no model has a file
@@ -199,13 +192,13 @@ def test_nothing_is_made_of_null_and_of_empty_texts(
 def test_the_first_experiment_of_an_unused_server_gets_its_times(
     source: Place, target: Place, tmp_path: Path
 ) -> None:
-    change(source, "UPDATE experiments SET creation_time = 1, last_update_time = 2")
+    change(source.file, "UPDATE experiments SET creation_time = 1, last_update_time = 2")
     exported(source, tmp_path / "f")
     times = "SELECT creation_time, last_update_time FROM experiments"
     imported(target, tmp_path / "f")
     assert rows(target, times) == [(1, 2)]
     MlflowClient(target.uri).create_run("0")
-    change(source, "UPDATE experiments SET creation_time = 3")
+    change(source.file, "UPDATE experiments SET creation_time = 3")
     exported(source, tmp_path / "f")
     imported(target, tmp_path / "f")
     assert rows(target, times) == [(1, 2)]
@@ -214,7 +207,7 @@ def test_the_first_experiment_of_an_unused_server_gets_its_times(
 def test_the_first_experiment_of_an_unused_server_may_be_deleted_at_the_source(
     source: Place, target: Place, tmp_path: Path
 ) -> None:
-    change(source, "UPDATE experiments SET creation_time = 1")
+    change(source.file, "UPDATE experiments SET creation_time = 1")
     MlflowClient(source.uri).delete_experiment("0")
     exported(source, tmp_path / "f")
     for _ in range(2):
@@ -245,8 +238,8 @@ def test_a_dataset_that_runs_of_several_experiments_share_stays_one(
         client.log_inputs(run.info.run_id, [DatasetInput(dataset, [tag])])
     # As MLflow 2 has it: one row, in the first experiment.
     (uuid,) = rows(source, "SELECT dataset_uuid FROM datasets ORDER BY experiment_id LIMIT 1")[0]
-    change(source, f"DELETE FROM datasets WHERE dataset_uuid <> '{uuid}'")
-    change(source, f"UPDATE inputs SET source_id = '{uuid}'")
+    change(source.file, f"DELETE FROM datasets WHERE dataset_uuid <> '{uuid}'")
+    change(source.file, f"UPDATE inputs SET source_id = '{uuid}'")
     exported(source, tmp_path / "part", "--artifacts", "skip")
     for _ in range(2):
         imported(target, tmp_path / "part", "--artifacts", "skip")
@@ -267,7 +260,7 @@ def test_logged_models_name_versions_by_their_new_numbers(
         model_id = client.create_logged_model(id, name=f"lm-{number}").model_id
         client.create_model_version("m", "s3://for/now")
         made_of = f"source = 'models:/{model_id}', storage_location = NULL"
-        change(source, f"UPDATE model_versions SET {made_of} WHERE version = {number}")
+        change(source.file, f"UPDATE model_versions SET {made_of} WHERE version = {number}")
         told = json.dumps([{"name": "m", "version": int(number)}])
         client.set_logged_model_tags(model_id, {"mlflow.modelVersions": told})
     exported(source, tmp_path / "f", "--artifacts", "skip")

@@ -13,6 +13,7 @@ import pytest
 from mlflow_bundle.errors import ConflictError
 from tests.compare import row_dump
 from tests.servers import MlflowServer
+from tests.sql.databases import change
 from tests.sql.imports import Place, import_into, place
 from tests.sql.test_interruption import NOT_REPEATED
 from tests.sql.test_sink import broken_references
@@ -22,12 +23,6 @@ from tests.transfer.test_everything import IN_EXPERIMENTS
 from tests.world import World
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
-
-
-def change(file: Path, statement: str, *values: Any) -> None:
-    with contextlib.closing(sqlite3.connect(file)) as connection:
-        assert connection.execute(statement, values).rowcount > 0
-        connection.commit()
 
 
 def scalar(file: Path, statement: str, *values: Any) -> Any:

@@ -7,13 +7,13 @@ import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from tests.conftest import LendServer
 from tests.servers import MlflowServer, prepare_directory
+from tests.sql.databases import change
 from tests.transfer.commands import command, import_
 
 pytestmark = pytest.mark.server
@@ -26,19 +26,12 @@ def source(tmp_path: Path) -> tuple[str, Path]:
     return f"sqlite:///{database}", artifacts
 
 
-def bundle_of(uri: str, artifacts: Path, path: Path, *, expect: int = 0) -> Path:
+def bundle_of(uri: str, artifacts: Path, path: Path) -> Path:
     command(
         *("export-all", "-o", path, "--tracking-uri", uri, "--quiet"),
         *("--artifacts-destination", artifacts),
-        expect=expect,
     )
     return path
-
-
-def change(file: str | Path, statement: str, *values: Any) -> None:
-    with contextlib.closing(sqlite3.connect(file)) as connection:
-        assert connection.execute(statement, values).rowcount > 0
-        connection.commit()
 
 
 def test_a_file_whose_name_the_server_would_change_is_lost_and_replaces_no_other(

@@ -213,13 +213,10 @@ class ExperimentWriter(Writer):
         return str(id) == _DEFAULT_ID and self._to.empty.issuperset(_CONTENTS)
 
     def _is_same(self, experiment: Experiment, id: int, here: Row) -> bool:
-        """Whether the experiment that is here is the bundle's, and not only of its name."""
-        if here["creation_time"] == experiment.creation_time is not None:
-            return True
         tag = {"experiment_id": id, "key": provenance.ORIGIN}
-        origin = self._to.row("experiment_tags", tag, "value")
-        mine = provenance.origin_of(experiment.id, experiment.tags)
-        return origin is not None and origin["value"] == mine
+        found = self._to.row("experiment_tags", tag, "value")
+        origin = None if found is None else found["value"]
+        return provenance.is_same(experiment, here["creation_time"], origin)
 
     def make_default(self) -> None:
         """Make the experiment that a server looks for, where there is none."""

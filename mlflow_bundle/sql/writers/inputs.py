@@ -57,12 +57,17 @@ class DatasetRows:
             if self._to.was_here(experiment_id)
             else None
         )
+        uuid = dataset.dataset_uuid if experiment_id == source_id else UNSET
         if here is not None:
             id = str(here["dataset_uuid"])
-        elif (shared := self._shared(dataset, key, source_id)) is not None:
-            id = shared
+        elif uuid is not UNSET and self._is_shared(uuid, key):
+            id = uuid
         else:
-            id = self._new_id(dataset, key, source_id)
+            if uuid is UNSET:
+                id = self._to.made_id("datasets", *key)
+            else:
+                id = uuid
+                self._remember(uuid, key)
             dataset = rewrite_dataset_source(dataset, self._to.remap, self._to.report)
             row: Row = {
                 "dataset_uuid": id,
@@ -79,28 +84,21 @@ class DatasetRows:
         self._known[key] = id
         return id
 
-    def _shared(self, dataset: Dataset, key: tuple[str, str, str], source_id: str) -> str | None:
-        """Return the id of a dataset that is here already, in another experiment.
+    def _is_shared(self, uuid: str, key: tuple[str, str, str]) -> bool:
+        """Whether a dataset is here already, in another experiment.
 
         MLflow before 3.10 had one for the runs of all experiments, and whoever reads an id that is
         there several times reads its tags several times.
         """
-        uuid = dataset.dataset_uuid
-        if uuid is UNSET or key[0] != source_id:
-            return None
         if self._own.get(uuid) == key[1:]:
-            return uuid
+            return True
         here = self._to.row_before("datasets", {"dataset_uuid": uuid}, "name", "digest")
-        return uuid if here is not None and (here["name"], here["digest"]) == key[1:] else None
+        return here is not None and (here["name"], here["digest"]) == key[1:]
 
-    def _new_id(self, dataset: Dataset, key: tuple[str, str, str], source_id: str) -> str:
-        uuid = dataset.dataset_uuid
-        if uuid is UNSET or key[0] != source_id:
-            return self._to.made_id("datasets", *key)
+    def _remember(self, uuid: str, key: tuple[str, str, str]) -> None:
         if len(self._own) >= _MOST_REMEMBERED:
             self._own.clear()
         self._own[uuid] = key[1:]
-        return uuid
 
 
 class InputRows:

@@ -28,7 +28,8 @@ class WebhookWriter(Writer):
     def _find(self, webhook: Webhook) -> str | None:
         """Return the id of the webhook that is here."""
         workspace = self._to.workspace
-        for own in (webhook.id, self._to.made_id(_TABLE, workspace, webhook.id, short=False)):
+        other = self._to.other_id(_TABLE, webhook.id, within=workspace, short=False)
+        for own in (webhook.id, other):
             here = self._to.row(_TABLE, {"webhook_id": own}, "workspace")
             if here is not None and here["workspace"] == workspace:
                 return own
