@@ -19,14 +19,18 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from http import HTTPStatus
 from typing import Any, BinaryIO, Literal, NamedTuple, cast
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 import requests
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.mime_type_utils import _guess_mime_type
-from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri, is_local_uri
+from mlflow.utils.uri import (
+    add_databricks_profile_info_to_artifact_uri,
+    is_local_uri,
+    validate_path_is_safe,
+)
 
 from mlflow_bundle.artifacts import (
     SMALL_BYTES,
@@ -37,7 +41,7 @@ from mlflow_bundle.artifacts import (
     walk,
 )
 from mlflow_bundle.contracts import ArtifactFile, ArtifactTree, OpenedArtifact
-from mlflow_bundle.errors import BundleError, ServerError, SinkError
+from mlflow_bundle.errors import BundleError, ServerError, SinkError, SourceError
 from mlflow_bundle.rest.session import AJAX, API, Session
 
 PROXY = "/api/2.0/mlflow-artifacts/artifacts"
@@ -83,7 +87,18 @@ class HttpArtifacts(ListedOnce):
         """Endpoint and query parameters that give one file."""
         raise NotImplementedError
 
+    def _taken_for(self, path: str) -> str:
+        """The path that the server takes one for."""
+        return path
+
     def open(self, file: ArtifactFile) -> OpenedArtifact:
+        taken = self._taken_for(file.path)
+        if taken != file.path and any(other.path == taken for other in self.files()):
+            raise SourceError(
+                f"{file.path}: MLflow's server gives the content of {taken!r} for it",
+                status=HTTPStatus.BAD_GATEWAY,
+                hint="export from the server's database, or rename one of the two",
+            )
         stream = _ResponseStream(self._session, file.path, *self._file_request(file.path))
         if stream.size is None or (stream.size <= SMALL_BYTES):
             return _buffered(stream, stream.size)
@@ -182,6 +197,22 @@ def _length_of(response: requests.Response) -> int | None:
     return int(length) if length is not None and length.isdigit() else None
 
 
+_ANY_ROOT = "root/"
+
+
+def _decoded_below(root: str, path: str) -> str:
+    """Return what MLflow's server takes an artifact path for: it decodes it as if it were a URL.
+
+    Args:
+        root: What the server puts before it; empty or with a slash at its end.
+        path: Artifact path; returned as it is where the server refuses it.
+    """
+    try:
+        return str(validate_path_is_safe(root + path)).removeprefix(root)
+    except (MlflowException, ValueError):
+        return path
+
+
 class ProxyRoots:
     """Which artifact roots exist behind a server's proxy, asked once per experiment.
 
@@ -252,6 +283,9 @@ class ProxiedArtifacts(HttpArtifacts):
             below = posixpath.join(directory, entry.path) if directory else entry.path
             yield entry.entry()._replace(path=below)
 
+    def _taken_for(self, path: str) -> str:
+        return _decoded_below(_ANY_ROOT, path)
+
     def _file_request(self, path: str) -> tuple[str, None]:
         return f"{PROXY}/{quote(posixpath.join(self._root, path))}", None
 
@@ -299,6 +333,9 @@ class RelayedArtifacts(HttpArtifacts):
         what = f"artifacts of {self._owner.kind} {self._owner.id}"
         for page in self._session.iter_pages("GET", endpoint, query, type=_Listing, what=what):
             yield from (entry.entry() for entry in page.files)
+
+    def _taken_for(self, path: str) -> str:
+        return _decoded_below("", path) if self._owner.kind == "run" else path
 
     def _file_request(self, path: str) -> tuple[str, dict[str, str]]:
         if self._owner.kind == "run":
@@ -408,9 +445,9 @@ class Uploader:
         """
         if self._root is None:
             return self._log_artifact(path, open_content)
-        if (taken := unquote(path)) != path:
+        if (taken := _decoded_below(_ANY_ROOT, path)) != path:
             raise SinkError(
-                f"its name holds a percent escape, which MLflow's server would take for {taken!r}",
+                f"MLflow's server would take its name for {taken!r}, as if it were part of a URL",
                 status=HTTPStatus.BAD_REQUEST,
             )
         endpoint = f"{PROXY}/{quote(posixpath.join(self._root, path))}"

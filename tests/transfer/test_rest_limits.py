@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
+from mlflow_bundle.archive import ArchiveReader
 from tests.conftest import LendServer
 from tests.servers import MlflowServer, prepare_directory
 from tests.sql.databases import change
@@ -46,14 +47,49 @@ def test_a_file_whose_name_the_server_would_change_is_lost_and_replaces_no_other
     directory.joinpath("a%20b").write_text("escaped")
     directory.joinpath("a b").write_text("a space")
     directory.joinpath("100% b").write_text("no escape")
+    directory.joinpath("why?").write_text("an empty query, if it were a URL")
+    directory.joinpath("How?really").write_text("a query")
     server = empty_server()
     report = import_(server, bundle_of(uri, artifacts, tmp_path / "f"), expect=3).report
-    assert [loss["id"] for loss in report["lost"]] == [f"{run_id}/a%20b"]
-    assert "'a b'" in report["lost"][0]["reason"]
+    lost = {loss["id"].partition("/")[2]: loss["reason"] for loss in report["lost"]}
+    assert lost.keys() == {"a%20b", "why?"}
+    assert "'a b'" in lost["a%20b"]
+    assert "'why'" in lost["why?"]
     there = MlflowClient(server.uri)
     (run,) = there.search_runs([there.get_experiment_by_name("e").experiment_id])
     files = {file.path: file.file_size for file in there.list_artifacts(run.info.run_id)}
-    assert files == {"a b": len("a space"), "100% b": len("no escape")}
+    assert files == {
+        "a b": len("a space"),
+        "100% b": len("no escape"),
+        "How?really": len("a query"),
+    }
+
+
+@pytest.mark.parametrize("is_proxied", [True, False])
+def test_a_file_for_which_the_server_gives_another_one_is_lost(
+    empty_server: LendServer, tmp_path: Path, is_proxied: bool
+) -> None:
+    server = empty_server()
+    client = MlflowClient(server.uri)
+    location = None if is_proxied else str(tmp_path / "e")
+    id = client.create_experiment("e", artifact_location=location)
+    run_id = client.create_run(id).info.run_id
+    directory = server.artifact_directory / id if is_proxied else tmp_path / "e"
+    directory = directory / run_id / "artifacts"
+    directory.mkdir(parents=True)
+    contents = {"a%20b": "one", "a b": "two", "why?": "tre", "why": "for"}
+    for name, content in contents.items():
+        directory.joinpath(name).write_text(content)
+    command(
+        *("export-all", "-o", tmp_path / "f", "--tracking-uri", server.uri, "--quiet"),
+        expect=3,
+    )
+    lost = {"a%20b", "why?"}
+    with ArchiveReader.open(tmp_path / "f") as reader:
+        told = json.loads(reader.read("manifest.json"))["losses"]
+        files = [reader.read(m) for m in reader.iter_members() if "/artifacts/" in m.path]
+    assert {loss["id"].partition("/")[2] for loss in told} == lost
+    assert sorted(files) == sorted(contents[name].encode() for name in contents.keys() - lost)
 
 
 def test_another_experiment_of_a_deleted_ones_name_lives_on(
