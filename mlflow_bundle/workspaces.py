@@ -28,7 +28,7 @@ from mlflow_bundle.contracts import (
     Wanted,
 )
 from mlflow_bundle.entities import Entity, Experiment
-from mlflow_bundle.errors import SelectionError, ServerError
+from mlflow_bundle.errors import FormatError, SelectionError, ServerError
 from mlflow_bundle.host import WorkspaceHost, iter_settings
 from mlflow_bundle.importing import OnConflict
 from mlflow_bundle.kinds.workspaces import DEFAULT_WORKSPACE, WORKSPACE, Workspace
@@ -477,6 +477,7 @@ class BundleImport(_Arrival):
         try:
             progress.start("listing")
             self._select(selection, passages, rename_experiments, rename_models)
+            self._tell_what_the_export_lost()
             going = self._bring_all(list(passages), selection, jobs, progress)
             if then is not None:
                 losses = self._losses_of_the_export()
@@ -489,6 +490,18 @@ class BundleImport(_Arrival):
             progress.close()
             for passage in passages:
                 passage.source.close()
+
+    def _tell_what_the_export_lost(self) -> None:
+        try:
+            count = len(self._losses_of_the_export())
+        except FormatError:
+            return  # nothing that is brought depends on it
+        if count:
+            self._report.note(
+                f"the export that made {self._name or 'the bundle'} lost {count}"
+                f" thing{'s' * (count != 1)}, which cannot come from it: `mlflow bundle list` names"
+                " what"
+            )
 
     def _losses_of_the_export(self) -> list[Loss]:
         if self._tree.find(layout.MANIFEST) is None:

@@ -90,6 +90,11 @@ def test_a_file_for_which_the_server_gives_another_one_is_lost(
         files = [reader.read(m) for m in reader.iter_members() if "/artifacts/" in m.path]
     assert {loss["id"].partition("/")[2] for loss in told} == lost
     assert sorted(files) == sorted(contents[name].encode() for name in contents.keys() - lost)
+    imported = command(
+        *("import-all", tmp_path / "f", "--tracking-uri", f"sqlite:///{tmp_path}/new.db"),
+        *("--artifacts-destination", tmp_path, "--dry-run", "--json"),
+    )
+    assert any("lost 2 things" in note for note in imported.report["notes"])
 
 
 def test_another_experiment_of_a_deleted_ones_name_lives_on(
