@@ -8,6 +8,7 @@ every other location means itself.
 from __future__ import annotations
 
 import functools
+import os
 import posixpath
 from collections.abc import Callable
 from http import HTTPStatus
@@ -72,6 +73,31 @@ class ArtifactStore:
         if path is None or path.is_dir():
             return ""
         return f"--artifacts-destination {self._destination}: there is no such directory"
+
+    def require_writable(self) -> None:
+        """Refuse directories in which nothing can be made, before each file fails by itself.
+
+        Raises:
+            SelectionError: One is no directory, or not this user's to write to.
+        """
+        for option, place in (
+            ("--artifacts-destination", self._destination),
+            ("--default-artifact-root", self.default_root),
+        ):
+            path = _local_path(place) if place else None
+            if path is None:
+                continue
+            there = next(directory for directory in (path, *path.parents) if _exists(directory))
+            reason = ""
+            if not there.is_dir():
+                reason = "is not a directory"
+            elif not os.access(there, os.W_OK | os.X_OK):
+                reason = "is not yours to write to"
+            if reason:
+                raise SelectionError(
+                    f"{option} {place}: {there} {reason}",
+                    hint="give another one, or --artifacts skip (copy's destination: --to-…)",
+                )
 
     def resolve(self, location: str) -> str:
         """Return the URI or directory that ``location`` means.
@@ -237,6 +263,13 @@ def _repository(uri: str) -> Any:
 def _is_directory(path: Path) -> bool:
     """Whether there is one; asked once, since that of most runs and traces is missing."""
     return path.is_dir()
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # what lies below a directory that may not be entered
+        return False
 
 
 def _path_behind_proxy(location: str) -> str | None:

@@ -68,7 +68,7 @@ class SqlSink(Sink):
         include_secrets: Whether secrets come as the source has encrypted them.
 
     Raises:
-        SelectionError: The URI cannot be used.
+        SelectionError: The URI or the artifact store cannot be used.
         SinkError: The database cannot be reached, is of another MLflow, or is being imported into.
     """
 
@@ -87,6 +87,8 @@ class SqlSink(Sink):
         include_secrets: bool = False,
     ) -> None:
         self.takes_files = options.artifacts == "copy"
+        if self.takes_files:
+            artifact_store.require_writable()
         self._locations = Locations(options.rewrite_locations)
         with contextlib.ExitStack() as opened:
             database = opened.enter_context(writable(uri, dry=report.dry_run))

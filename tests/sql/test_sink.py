@@ -22,6 +22,7 @@ from tests.servers import MlflowServer
 from tests.sql.imports import Place, import_into, place
 from tests.table_exemptions import ARCHIVED, CHANGED, EXEMPT, MADE, NOT_CARRIED, Exemption
 from tests.tables import USER_TABLES, Comparison, changed_rows, compare_databases
+from tests.transfer.commands import command
 
 pytestmark = pytest.mark.server
 
@@ -125,6 +126,17 @@ def test_a_dry_run_makes_no_database(full_bundle: Path, tmp_path: Path) -> None:
     assert report.planned["run"] > 100
     assert not target.file.exists()
     assert list(target.artifacts.iterdir()) == []
+
+
+@pytest.mark.parametrize("option", ["--artifacts-destination", "--default-artifact-root"])
+def test_a_place_that_cannot_hold_files_is_refused_before_the_database_is_made(
+    genai_bundle: Path, tmp_path: Path, option: str
+) -> None:
+    (tmp_path / "file").touch()
+    words = ("import-all", genai_bundle, "--tracking-uri", f"sqlite:///{tmp_path}/m.db")
+    refused = command(*words, option, tmp_path / "file" / "below", expect=2)
+    assert f"{option} {tmp_path}/file/below: {tmp_path}/file is not a directory" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_two_imports_at_once_are_refused(genai_bundle: Path, imported: Place) -> None:
