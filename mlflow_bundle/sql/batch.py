@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,6 +47,10 @@ _TRANSACTION_S = 3.0
 
 _PASS_OVER = frozenset({POINT_TABLE, "datasets", "entity_associations"})
 """Tables of which several entities may bring the same row, or one brings it twice."""
+
+
+_EDGES = ("inputs", "input_tags")
+"""Written the last: what they name has no foreign key that would put it before them."""
 
 
 _VALUE_COLUMNS = frozenset({"param_value", "tag_value", "value"})
@@ -114,7 +118,9 @@ class Batch:
         self._sent: tuple[Future[int], list[tuple[Points, Owner]]] | None = None
         """Points on their way."""
         self._dialect = dialect
-        self._tables = {table.name: table for table in tables}
+        self._tables = {
+            table.name: table for table in sorted(tables, key=lambda table: table.name in _EDGES)
+        }
         self._lose = lose
         self._error = failed
         driver: Any = connection.dialect.loaded_dbapi
@@ -145,6 +151,8 @@ class Batch:
         self._waiting_mark: list[tuple[str, Any]] = []
         self._failed: set[Owner] = set()
         """Entities whose own row was refused: nothing of them is written."""
+        self._never: set[str] = set()
+        """Ids of datasets that the database refused or took for others, and of edges from these."""
         self._uploads: list[Uploads] = []
         """Files of entities whose rows wait."""
         self.undone = 0
@@ -281,6 +289,8 @@ class Batch:
         if group.checked:
             fitting = self._fitting(group, values, owner, name)
             if fitting is None:
+                if table == "datasets":
+                    self._never.add(row["dataset_uuid"])
                 return
             values = fitting
         group.rows.append(values)
@@ -450,7 +460,7 @@ class Batch:
             groups.setdefault(group.table.name, []).append(group)
         for table in self._tables:
             for group in groups.get(table, ()):
-                if self._failed:
+                if self._failed or self._never:
                     self._drop_orphans(group)
                 self._insert(group, group.rows, group.owners)
         for update in self._updates:
@@ -459,12 +469,18 @@ class Batch:
         self._clear()
 
     def _drop_orphans(self, group: _Group) -> None:
-        """Leave out the rows of entities whose own row was refused."""
-        kept = [
-            (row, owner)
-            for row, owner in zip(group.rows, group.owners, strict=True)
-            if owner[0] not in self._failed
-        ]
+        """Leave out the rows of entities, and the edges from datasets, that were refused."""
+        edges = group.table.name in _EDGES and self._never
+        kept = []
+        for row, owner in zip(group.rows, group.owners, strict=True):
+            if owner[0] in self._failed:
+                continue
+            if edges and not self._never.isdisjoint(row):
+                if group.table.name == "inputs":
+                    self._never.add(row[group.columns.index("input_uuid")])
+                    self._lose(*owner, "its dataset could not be written")
+                continue
+            kept.append((row, owner))
         group.rows = [row for row, _ in kept]
         group.owners = [owner for _, owner in kept]
 
@@ -475,7 +491,7 @@ class Batch:
         if not rows:
             return
         try:
-            self._attempt(
+            count = self._attempt(
                 lambda connection: self._dialect.insert(
                     connection,
                     group.table,
@@ -484,6 +500,8 @@ class Batch:
                     pass_over=group.table.name in _PASS_OVER,
                 )
             )
+            if count < len(rows) and group.table.name == "datasets":
+                self._lose_passed_over(group, rows, owners)
             return
         except self._refusals as exc:
             error = exc
@@ -496,6 +514,19 @@ class Batch:
         half = len(rows) // 2
         self._insert(group, rows[:half], owners[:half])
         self._insert(group, rows[half:], owners[half:])
+
+    def _lose_passed_over(
+        self, group: _Group, rows: Sequence[Sequence[Any]], owners: Sequence[tuple[Owner, str]]
+    ) -> None:
+        """List datasets that were passed over not for themselves, but for one of a like name."""
+        column, position = group.table.c.dataset_uuid, group.columns.index("dataset_uuid")
+        for some in _chunks(rows):
+            ids = [row[position] for row in some]
+            found = self.connection.execute(sqlalchemy.select(column).where(column.in_(ids)))
+            self._never.update(set(ids).difference(found.scalars()))
+        for row, (owner, name) in zip(rows, owners, strict=True):
+            if row[position] in self._never:
+                self._lose(owner, name, "the database takes it for another dataset")
 
     def _write_points(self) -> None:
         """Write the points that wait; where the database refuses some, row by row."""
@@ -559,6 +590,9 @@ class Batch:
             execute("ROLLBACK TO SAVEPOINT mlflow_bundle")
             raise
         except self._failures as exc:
+            if self._dialect.blames_row(exc):
+                execute("ROLLBACK TO SAVEPOINT mlflow_bundle")
+                raise self._refusals[0](*exc.args) from exc
             raise self._error(exc) from exc
         execute("RELEASE SAVEPOINT mlflow_bundle")
         return count
@@ -581,6 +615,11 @@ class Batch:
             self._lose(update.owner, ", ".join(update.values), _reason(exc.orig or exc))
             return
         execute("RELEASE SAVEPOINT mlflow_bundle")
+
+
+def _chunks(rows: Sequence[Any], size: int = 500) -> Iterator[Sequence[Any]]:
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]
 
 
 def _field(name: str, column: str) -> str:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import sqlalchemy
-from sqlalchemy import ColumnElement, Connection, Select, Table
-from sqlalchemy.dialects.mysql import CHAR
+from sqlalchemy import Column, ColumnElement, Connection, Select, Table
+from sqlalchemy.dialects.mysql import CHAR, FLOAT
 from sqlalchemy.types import BINARY, JSON
 
 from mlflow_bundle.sql.database import Database, null
@@ -176,7 +176,7 @@ class Rows:
         column: ColumnElement[Any] = sqlalchemy.column(name)
         if self._json_is_decoded and isinstance(table.c[name].type, JSON):
             return sqlalchemy.cast(column, sqlalchemy.Text).label(name)
-        return column
+        return whole(column, table.c[name])
 
     def _restricted(
         self,
@@ -192,6 +192,13 @@ class Rows:
             several = isinstance(value, list | tuple)
             statement = statement.where(column.in_(value) if several else column == value)
         return statement.where(*conditions)
+
+
+def whole(value: ColumnElement[Any], column: Column[Any]) -> ColumnElement[Any]:
+    """Return a value of a column with all its digits: of a ``FLOAT`` MySQL shows six."""
+    if type(column.type) is not FLOAT:
+        return value
+    return (value + sqlalchemy.literal_column("0E0")).label(column.name)
 
 
 def chunks(ids: Sequence[Any], size: int = IDS_PER_QUERY) -> Iterator[Sequence[Any]]:

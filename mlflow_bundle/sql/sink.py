@@ -257,5 +257,5 @@ def _connected(database: Database) -> Iterator[Connection]:
     """Open the connection that is written through; transactions are the batch's own."""
     with database.errors(), database.engine.connect() as plain:
         connection = plain.execution_options(isolation_level="AUTOCOMMIT")
-        database.dialect.prepare(connection)
+        database.dialect.prepare(connection, database.tables.values())
         yield connection

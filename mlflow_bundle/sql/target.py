@@ -19,6 +19,7 @@ from mlflow_bundle.remap import Placed
 from mlflow_bundle.sql.artifacts import ArtifactStore
 from mlflow_bundle.sql.batch import Batch, Owner, Row
 from mlflow_bundle.sql.database import Database
+from mlflow_bundle.sql.rows import whole
 
 _NAMESPACE = uuid.UUID("0d1a1f9e-6a57-4c0a-9a3a-8f2c3f1b7c55")
 """Of the ids that an import gives: the same again when it is repeated."""
@@ -55,6 +56,11 @@ class Target(Importing):
         source = self.table(table)
         statement = sqlalchemy.select(*(_plain(source.c[name]) for name in columns))
         folds = self.database.dialect.folds_keys
+        if folds and any(
+            isinstance(value, str) and not self.database.dialect.can_hold(source.c[name], value)
+            for name, value in where.items()
+        ):
+            return  # nor can it be compared
         for name, value in where.items():
             statement = statement.where(source.c[name] == value)
             if folds and isinstance(value, str):
@@ -92,6 +98,8 @@ class Target(Importing):
             return
         other = self.claimed.setdefault((table, dialect.fold(name)), name)
         source = self.table(table)
+        if not dialect.can_hold(source.c[column], name):
+            return  # refused when it is written
         statement = sqlalchemy.select(source.c[column]).where(
             source.c.workspace == self.workspace, source.c[column] == name
         )
@@ -167,4 +175,4 @@ def _plain(column: sqlalchemy.Column[Any]) -> ColumnElement[Any]:
         return sqlalchemy.cast(column, sqlalchemy.Text).label(column.name)
     if getattr(column.type, "asdecimal", False):
         return sqlalchemy.type_coerce(column, sqlalchemy.Float()).label(column.name)
-    return column
+    return whole(column, column)

@@ -80,8 +80,8 @@ class Dialect(ABC):
     def lock(self, engine: Engine) -> AbstractContextManager[bool]:
         """Hold the lock of imports until the block ends; gives False when another one has it."""
 
-    def prepare(self, connection: Connection) -> None:
-        """Set up a connection that will write."""
+    def prepare(self, connection: Connection, tables: Iterable[Table]) -> None:
+        """Set up a connection that will write, and find out what tables can hold."""
 
     @abstractmethod
     def insert(
@@ -137,6 +137,14 @@ class Dialect(ABC):
     def objection(self, column: Column[Any], value: str) -> str:
         """Return why a column cannot hold a text; empty when it can."""
         return ""
+
+    def can_hold(self, column: Column[Any], value: str) -> bool:
+        """Whether a column's encoding has all characters of a text: else none can be equal."""
+        return True
+
+    def blames_row(self, error: Exception) -> bool:
+        """Whether a driver's error means a value, though its type does not say so."""
+        return False
 
     def fold(self, key: str) -> str:
         """Return a text that is equal for keys that the database takes for one."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import sqlalchemy
@@ -26,6 +26,23 @@ _TEXT_BYTES: dict[type[Any], int] = {
     mysql.LONGTEXT: 2**32 - 1,
 }
 _PLAIN_TEXT_BYTES = 2**16 - 1
+
+
+_CODECS = {"latin1": "cp1252", "ascii": "ascii"}
+_FEW_BYTES = ("utf8", "utf8mb3")
+"""Encodings without the characters behind U+FFFF."""
+
+_ENCODING, _PACKET = "mlflow_bundle.encoding", "mlflow_bundle.packet_bytes"
+"""What is kept of the columns of a database that is written to."""
+
+_OTHER_BYTES = 64 * 1024
+"""What a statement takes of a packet beside its longest text, more than enough."""
+
+_ESCAPED = "\0\n\r\x1a\"'\\"
+"""Characters of which drivers send two bytes."""
+
+_ROW_ERRORS = frozenset({1267, 1366, 3140, 3819, 4025})
+"""Texts that cannot be compared or encoded, no JSON, a check that failed (MySQL's, MariaDB's)."""
 
 
 class MySql(Dialect):
@@ -50,11 +67,25 @@ class MySql(Dialect):
         with engine.connect() as connection:
             yield connection.scalar(select(func.get_lock(name, 0))) == 1
 
-    def prepare(self, connection: Connection) -> None:
-        # Experiment 0 would else get the next number.
+    def prepare(self, connection: Connection, tables: Iterable[Table]) -> None:
+        # Experiment 0 would else get the next number, and what does not fit would be changed.
         connection.exec_driver_sql(
-            "SET SESSION sql_mode = CONCAT(@@SESSION.sql_mode, ',NO_AUTO_VALUE_ON_ZERO')"
+            "SET SESSION sql_mode ="
+            " CONCAT(@@SESSION.sql_mode, ',NO_AUTO_VALUE_ON_ZERO,STRICT_ALL_TABLES')"
         )
+        encodings = {
+            (table, column): encoding
+            for table, column, encoding in connection.exec_driver_sql(
+                "SELECT TABLE_NAME, COLUMN_NAME, CHARACTER_SET_NAME"
+                " FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE()"
+                " AND CHARACTER_SET_NAME IS NOT NULL"
+            )
+        }
+        packet = int(connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar_one())
+        for table in tables:
+            for column in table.c:
+                column.info[_ENCODING] = encodings.get((table.name, column.name), "")
+                column.info[_PACKET] = packet - _OTHER_BYTES
 
     def insert(
         self,
@@ -72,14 +103,40 @@ class MySql(Dialect):
             cursor.executemany(statement, rows)
             return int(cursor.rowcount)
 
+    def blames_row(self, error: Exception) -> bool:
+        return bool(error.args) and error.args[0] in _ROW_ERRORS
+
     def objection(self, column: Column[Any], value: str) -> str:
+        if not self.can_hold(column, value):
+            encoding = column.info[_ENCODING]
+            return f"the column is in {encoding}, which has not all of its characters"
+        packet = column.info.get(_PACKET, 0)
+        if len(value) * 4 > packet > 0 and _sent_bytes(value) > packet:
+            return "larger than what the server takes at once (its max_allowed_packet)"
         if not isinstance(column.type, sqlalchemy.Text):
             return too_long(column, value)
         limit = _TEXT_BYTES.get(type(column.type), _PLAIN_TEXT_BYTES)
         size = len(value.encode("utf-8", "surrogatepass")) if len(value) * 4 > limit else 0
         return f"{size} bytes; the destination keeps {limit}" if size > limit else ""
 
+    def can_hold(self, column: Column[Any], value: str) -> bool:
+        if value.isascii():
+            return True
+        encoding = column.info.get(_ENCODING, "")
+        if encoding in _FEW_BYTES:
+            return max(value) <= "\uffff"
+        if encoding in _CODECS:
+            try:
+                value.encode(_CODECS[encoding])
+            except UnicodeEncodeError:
+                return False
+        return True
+
     def fold(self, key: str) -> str:
         # As its usual collations do: neither case, accents nor spaces at the end count.
         letters = unicodedata.normalize("NFKD", key.casefold())
         return "".join(c for c in letters if not unicodedata.combining(c)).rstrip(" ")
+
+
+def _sent_bytes(value: str) -> int:
+    return len(value.encode("utf-8", "surrogatepass")) + sum(map(value.count, _ESCAPED))

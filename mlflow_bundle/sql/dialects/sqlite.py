@@ -17,7 +17,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -99,7 +99,7 @@ class Sqlite(Dialect):
             os.unlink(path)
             os.close(descriptor)
 
-    def prepare(self, connection: Connection) -> None:
+    def prepare(self, connection: Connection, tables: Iterable[Table]) -> None:
         connection.exec_driver_sql(f"PRAGMA cache_size = -{_CACHE_KIB}")
 
     def insert(

@@ -66,37 +66,61 @@ class Registry:
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
+        self._own_names: dict[str, str] = {}
+        """Names as models have them, by those that rows of theirs have."""
+
+    def _own(self, name: str) -> str:
+        """Return the name of the model that a row belongs to; empty where there is none.
+
+        A database that takes ``a`` for ``A`` keeps what each row was written with.
+        """
+        own = self._own_names.get(name)
+        if own is None:
+            found = self._rows.select("registered_models", ("name",), where={"name": name})
+            own = self._own_names[name] = str(found[0][0]) if found else ""
+        return own
+
+    def _grouped(
+        self, table: str, names: Sequence[str], columns: Sequence[str]
+    ) -> dict[str, Sequence[Row]]:
+        """Return rows of models by the models' own names, sorted."""
+        groups: dict[str, list[Row]] = {}
+        for name, rows in self._rows.grouped(table, "name", names, columns).items():
+            groups.setdefault(self._own(name), []).extend(rows)
+        return {name: sorted(rows, key=lambda row: row[0]) for name, rows in groups.items()}
 
     def list(self) -> dict[str, Listed]:
         """Return every registered model and prompt by name."""
         found: dict[str, Listed] = {}
+        for (name,) in self._rows.select("registered_models", ("name",)):
+            self._own_names[name] = name
         prompts = {
-            name
+            self._own(name)
             for name, value in self._rows.select(
                 "registered_model_tags", ("name", "value"), where={"key": PROMPT_TAG}
             )
             if value == "true"
         }
-        for (name,) in self._rows.select("registered_models", ("name",)):
+        for name in list(self._own_names):
             kind = Prompt.kind if name in prompts else RegisteredModel.kind
             found[name] = Listed(kind, {}, {})
         for name, number, stage in self._rows.select(
             "model_versions", ("name", "version", "current_stage")
         ):
-            if stage != DELETED_STAGE and name in found:
-                found[name].versions[number] = stage or "None"
+            if stage != DELETED_STAGE and (own := self._own(name)):
+                found[own].versions[number] = stage or "None"
         fillers = self._rows.select(
             "model_version_tags", ("name", "version"), where={"key": provenance.FILLER}
         )
         for name, number in fillers:
             # What a killed import left behind to hold a number is no version.
-            if name in found:
-                found[name].versions.pop(number, None)
+            if own := self._own(name):
+                found[own].versions.pop(number, None)
         for name, alias, number in self._rows.select(
             "registered_model_aliases", ("name", "alias", "version")
         ):
-            if name in found:
-                found[name].aliases[alias] = int(number)
+            if own := self._own(name):
+                found[own].aliases[alias] = int(number)
         return found
 
     def needs(self, chosen: Mapping[str, Iterable[int]]) -> Iterator[tuple[str, str]]:
@@ -105,7 +129,7 @@ class Registry:
             for name, number, run_id, source in self._rows.select(
                 "model_versions", ("name", "version", "run_id", "source"), where={"name": names}
             ):
-                if number in chosen[name]:
+                if number in chosen[self._own(name)]:
                     yield run_id or "", source or ""
 
     def read(
@@ -125,16 +149,10 @@ class Registry:
             numbers: Name to the versions that travel.
             places: Run id to where it lies, of runs that travel.
         """
-        tags = self._rows.grouped("registered_model_tags", "name", names, ("key", "value"))
-        aliases = self._rows.grouped(
-            "registered_model_aliases", "name", names, ("alias", "version")
-        )
-        version_tags = self._rows.grouped(
-            "model_version_tags", "name", names, ("version", "key", "value")
-        )
-        versions = self._rows.grouped(
-            "model_versions", "name", names, _VERSION_COLUMNS[1:], order=("version",)
-        )
+        tags = self._grouped("registered_model_tags", names, ("key", "value"))
+        aliases = self._grouped("registered_model_aliases", names, ("alias", "version"))
+        version_tags = self._grouped("model_version_tags", names, ("version", "key", "value"))
+        versions = self._grouped("model_versions", names, _VERSION_COLUMNS[1:])
         columns = ("name", "creation_time", "last_updated_time", "description")
         for some in chunks(names):
             for row in self._rows.select("registered_models", columns, where={"name": some}):

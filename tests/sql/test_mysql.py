@@ -1,0 +1,171 @@
+"""What MySQL takes for equal, cannot encode or shows in part: nothing of it is lost in silence."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.data.http_dataset_source import HTTPDatasetSource
+from mlflow.data.meta_dataset import MetaDataset
+from mlflow.entities import DatasetInput
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+from tests.servers import prepare_directory
+from tests.sql.databases import is_reachable, new_database
+from tests.transfer.commands import Done, command
+
+pytestmark = pytest.mark.server
+
+GENERAL = "CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci"
+LATIN = "CHARACTER SET latin1"
+
+
+@pytest.fixture
+def new_mysql(prerequisite: Callable[[object, str], None]) -> Iterator[Callable[[str], str]]:
+    """Makes databases with options of ``CREATE DATABASE``; gives their URIs."""
+    prerequisite(is_reachable("mysql"), "a mysql server")
+    with contextlib.ExitStack() as made:
+        yield lambda options: made.enter_context(new_database("mysql", options))
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A new SQLite database of MLflow's."""
+    database, _ = prepare_directory(tmp_path / "source")
+    return database
+
+
+def copy(source: str | Path, to: str, expect: int = 0) -> Done:
+    uri = f"sqlite:///{source}" if isinstance(source, Path) else source
+    return command(
+        *("copy", "--tracking-uri", uri, "--to", to, "--artifacts", "skip", "--json"),
+        expect=expect,
+    )
+
+
+def query(uri: str, statement: str) -> list[tuple[Any, ...]]:
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.exec_driver_sql(statement)]
+
+
+def execute(uri: str, statement: str) -> None:
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(statement)
+
+
+def run_with_dataset(uri: str, name: str) -> str:
+    """Make a run of the default experiment that reads a dataset; return its id."""
+    client = MlflowClient(uri)
+    run_id: str = client.create_run("0").info.run_id
+    data = MetaDataset(HTTPDatasetSource("http://x/y"), name=name, digest="d")
+    client.log_inputs(run_id, [DatasetInput(data._to_mlflow_entity())])
+    return run_id
+
+
+def test_what_is_written_under_the_name_in_another_case_comes(
+    source: Path, new_mysql: Callable[[str], str], tmp_path: Path
+) -> None:
+    uri, target = new_mysql(GENERAL), f"sqlite:///{tmp_path}/target.db"
+    copy(source, uri)
+    client = MlflowClient(uri)
+    client.create_registered_model("Churn")
+    client.create_model_version("Churn", "s3://x/1")
+    client.create_model_version("churn", "s3://x/2")
+    client.set_registered_model_tag("CHURN", "tag", "t")
+    client.set_registered_model_alias("CHURN", "best", "2")
+    client.set_model_version_tag("churn", "1", "of", "one")
+    copy(uri, target)
+    there = MlflowClient(target)
+    model = there.get_registered_model("Churn")
+    assert model.tags == {"tag": "t"}
+    assert {alias: str(number) for alias, number in model.aliases.items()} == {"best": "2"}
+    first, second = (there.get_model_version("Churn", number) for number in ("1", "2"))
+    assert (first.source, first.tags) == ("s3://x/1", {"of": "one"})
+    assert (second.source, second.tags) == ("s3://x/2", {})
+
+
+def test_a_float_has_all_of_its_digits(
+    source: Path, new_mysql: Callable[[str], str], tmp_path: Path
+) -> None:
+    uri, again, target = new_mysql(GENERAL), new_mysql(GENERAL), tmp_path / "target.db"
+    copy(source, uri)
+    execute(
+        uri,
+        "INSERT INTO budget_policies (budget_policy_id, budget_unit, budget_amount, duration_unit,"
+        " duration_value, target_scope, budget_action, created_at, last_updated_at, workspace)"
+        " VALUES ('bp-1', 'USD', 1234567, 'MONTHS', 1, 'GLOBAL', 'ALERT', 1, 1, 'default')",
+    )
+    copy(uri, again)
+    copy(again, f"sqlite:///{target}")
+    assert query(f"sqlite:///{target}", "SELECT budget_amount FROM budget_policies") == [(1234567,)]
+    assert copy(again, f"sqlite:///{target}").report["conflicts"] == []
+
+
+def test_a_dataset_that_is_taken_for_another_one_is_lost_by_name(
+    source: Path, new_mysql: Callable[[str], str], tmp_path: Path
+) -> None:
+    uri = new_mysql(GENERAL)
+    other, _ = prepare_directory(tmp_path / "other")
+    run_with_dataset(f"sqlite:///{source}", "Train")
+    run_id = run_with_dataset(f"sqlite:///{other}", "train")
+    copy(source, uri)
+    for _ in range(2):
+        assert copy(other, uri, expect=3).losses == [
+            ("run", run_id, "datasets.train"),
+            ("run", run_id, "inputs.train"),
+        ]
+    assert query(uri, "SELECT name FROM datasets") == [("Train",)]
+    assert query(uri, "SELECT count(*) FROM inputs") == [(1,)]
+
+
+@pytest.mark.parametrize("mode", ["", "STRICT_TRANS_TABLES"])
+def test_what_the_encoding_lacks_is_lost_and_nothing_is_changed(
+    source: Path, new_mysql: Callable[[str], str], mode: str
+) -> None:
+    client = MlflowClient(f"sqlite:///{source}")
+    client.create_experiment("日本")
+    run_id = run_with_dataset(f"sqlite:///{source}", "日本")
+    for key in ("日", "é"):
+        client.set_tag(run_id, key, key)
+        client.log_metric(run_id, key, 1)
+    uri = f"{new_mysql(LATIN)}?init_command=SET+sql_mode%3D'{mode}'"
+    for _ in range(2):
+        lost = [(kind, field) for kind, _, field in copy(source, uri, expect=3).losses]
+        assert lost == [
+            ("experiment", ""),
+            ("run", "datasets.日本"),
+            ("run", "inputs.日本"),
+            ("run", "metrics.日"),
+            ("run", "tags.日"),
+        ]
+    assert query(uri, "SELECT name FROM experiments") == [("Default",)]
+    assert query(uri, "SELECT value FROM tags WHERE `key` NOT LIKE 'mlflow.%%'") == [("é",)]
+    assert query(uri, "SELECT `key` FROM metrics") == [("é",)]
+    assert query(uri, "SELECT count(*) FROM inputs") == [(0,)]
+
+
+def test_what_the_server_refuses_of_one_record_takes_no_other_with_it(
+    source: Path, new_mysql: Callable[[str], str]
+) -> None:
+    uri = new_mysql(GENERAL)
+    copy(source, uri)
+    ((packet,),) = query(uri, "SELECT @@max_allowed_packet")
+    store = SqlAlchemyStore(f"sqlite:///{source}", "unused")
+    dataset = store.create_dataset("evals", experiment_ids=["0"])
+    values: list[object] = [float("nan"), "x" * int(packet), 1.0]
+    records = [{"inputs": {"value": value}} for value in values]
+    store.upsert_dataset_records(dataset.dataset_id, records)
+    for _ in range(2):
+        lost = copy(source, uri, expect=3).report["lost"]
+        assert len(lost) == 2
+        assert {loss["id"] for loss in lost} == {dataset.dataset_id}
+        assert any("max_allowed_packet" in loss["reason"] for loss in lost)
+    records_there = query(uri, "SELECT inputs FROM evaluation_dataset_records")
+    assert records_there == [('{"value": 1.0}',)]
