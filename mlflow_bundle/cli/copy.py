@@ -108,6 +108,8 @@ def command(
         workspaces=settings.workspace,
     ).in_window()
     if selection.is_empty:
+        if stages:
+            raise click.UsageError("--stages chooses versions of --models: give them too, or all.")
         selection = replace(Selection.all(), workspaces=settings.workspace)
     if auth_db is not None and not selection.everything:
         raise click.UsageError("--auth-db: users and roles are copied with everything only.")

@@ -654,7 +654,10 @@ def version_options(function: Body) -> Body:
 
 def renumber_option(function: Body) -> Body:
     """Give ``renumber: bool``."""
-    return _flag("--renumber", help="Let selected versions take the next free numbers.")(function)
+    return _flag(
+        "--renumber",
+        help="Let versions take the next free numbers (in a database where theirs are taken).",
+    )(function)
 
 
 def rename_options(function: Body) -> Body:

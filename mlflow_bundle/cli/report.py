@@ -50,7 +50,7 @@ def finish(
         standard_output().buffer.write(b"\n")
         standard_output().flush()
     else:
-        for line in lines(summary, verbose=verbose):
+        for line in lines(summary, strict=strict, verbose=verbose):
             click.echo(line, err=True)
         if verification is not None:
             click.echo("verification: is everything of the bundle (A) at the server (B)?", err=True)
@@ -59,8 +59,8 @@ def finish(
     return code
 
 
-def lines(summary: Summary, *, verbose: bool = False) -> list[str]:
-    """Return the report as lines of text."""
+def lines(summary: Summary, *, strict: bool = False, verbose: bool = False) -> list[str]:
+    """Return the report as lines of text; arguments as of :func:`finish`."""
     shown = [f"{summary.command}: {summary.source} -> {summary.destination}"]
     kinds = sorted({*summary.planned, *summary.done, *summary.present})
     rows = [
@@ -103,6 +103,8 @@ def lines(summary: Summary, *, verbose: bool = False) -> list[str]:
         shown.append(f"planned in {took}")
     elif summary.lost:
         shown.append(f"finished with {counted(len(summary.lost), 'loss', 'losses')} in {took}")
+    elif strict and summary.adjusted:
+        shown.append(f"done in {took}; nothing lost but what was adjusted (--strict)")
     else:
         shown.append(f"done in {took}; nothing lost")
     return shown

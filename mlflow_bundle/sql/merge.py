@@ -66,7 +66,7 @@ class Merge:
         """Count the entity as written or as found."""
         report, kind = self._to.report, self._owner.kind
         if self.dry:
-            if not self.fresh:
+            if not self.changed:
                 report.found(kind)
         elif self.changed:
             report.did(kind)

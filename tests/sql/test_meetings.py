@@ -318,3 +318,78 @@ def test_an_artifact_store_with_nothing_in_it_is_told(
     wrong.artifacts.rmdir()
     (loss,) = exported(wrong, tmp_path / "f", expect=3)["lost"]
     assert "there is no such directory" in loss["reason"]
+
+
+def test_a_version_is_completed_when_its_run_arrives(
+    source: Place, target: Place, tmp_path: Path
+) -> None:
+    client = MlflowClient(source.uri)
+    client.create_registered_model("m")
+    run = client.create_run(experiment(source, "e"))
+    model = Path(run.info.artifact_uri, "model")
+    model.mkdir(parents=True)
+    model.joinpath("data").write_text("weights")
+    client.create_model_version("m", str(model), run_id=run.info.run_id)
+    exported(source, tmp_path / "f")
+    imported(target, tmp_path / "f")
+    columns = "SELECT source, storage_location, run_id FROM model_versions"
+    whole = rows(target, columns)
+    assert whole != rows(source, columns)
+    # As an import leaves them that could not make the run.
+    change(target.file, "DELETE FROM tags")
+    change(target.file, "DELETE FROM runs")
+    ((location, storage, _),) = rows(source, columns)
+    change(
+        target.file, "UPDATE model_versions SET source = ?, storage_location = ?", location, storage
+    )
+    report = imported(target, tmp_path / "f", "--verify")
+    assert report["done"]["model_version"] == 1
+    assert report["conflicts"] == []
+    assert rows(target, columns) == whole
+    assert "model_version" not in imported(target, tmp_path / "f")["done"]
+
+
+def test_a_dry_run_does_not_call_present_what_gets_something(
+    source: Place, target: Place, tmp_path: Path
+) -> None:
+    client = MlflowClient(source.uri)
+    client.create_registered_model("m")
+    client.create_model_version("m", "s3://elsewhere/m")
+    client.create_run(experiment(source, "e"))
+    exported(source, tmp_path / "f", "--artifacts", "skip")
+    imported(target, tmp_path / "f")
+    dry = imported(target, tmp_path / "f", "--tag", "site=here", "--dry-run")
+    real = imported(target, tmp_path / "f", "--tag", "site=here")
+    kinds = ("experiment", "run", "registered_model", "model_version")
+    assert [dry["present"].get(kind, 0) for kind in kinds] == [0, 0, 0, 0]
+    assert [real["present"].get(kind, 0) for kind in kinds] == [0, 0, 0, 0]
+    again = imported(target, tmp_path / "f", "--tag", "site=here", "--dry-run")
+    assert all(again["present"][kind] == again["planned"][kind] for kind in kinds)
+
+
+def test_a_model_that_is_a_prompt_at_the_destination_is_lost_once(
+    source: Place, target: Place, tmp_path: Path
+) -> None:
+    MlflowClient(source.uri).create_registered_model("m")
+    MlflowClient(target.uri).register_prompt("m", "text")
+    exported(source, tmp_path / "f")
+    report = imported(target, tmp_path / "f", expect=3)
+    assert [(loss["kind"], loss["id"]) for loss in report["lost"]] == [("registered_model", "m")]
+    assert len(report["conflicts"]) == 1
+
+
+def test_stages_alone_do_not_copy_everything(source: Place, target: Place) -> None:
+    words = ("copy", "--tracking-uri", source.uri, "--to", target.uri, "--stages", "Production")
+    assert "--models" in command(*words, expect=2).stderr
+
+
+def test_the_last_line_says_why_a_strict_import_ends_as_it_does(
+    source: Place, target: Place, tmp_path: Path
+) -> None:
+    client = MlflowClient(source.uri)
+    client.create_registered_model("m")
+    client.create_model_version("m", "s3://elsewhere/m")
+    exported(source, tmp_path / "f", "--artifacts", "skip")
+    words = ("import-all", tmp_path / "f", "--tracking-uri", target.uri, "--strict")
+    done = command(*words, "--artifacts-destination", target.artifacts, expect=3)
+    assert "nothing lost but what was adjusted (--strict)" in done.stderr.splitlines()[-1]

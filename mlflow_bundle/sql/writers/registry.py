@@ -59,8 +59,8 @@ class RegistryWriter(Writer):
         assert isinstance(entity, RegisteredModel)
         name = self._name(entity)
         self._to.claim(_MODELS, "name", name)
-        self._to.remap.place(entity.kind, entity.id, name)
         self._require_kind(entity, name)
+        self._to.remap.place(entity.kind, entity.id, name)
         here = {} if self._to.options.delete_model else self._versions_here(name)
         highest = max(here, default=0)
         for version in entity.versions:
@@ -134,7 +134,6 @@ class RegistryWriter(Writer):
         within = self._within(name)
         if self._to.remap.find(model.kind, model.id) is None:
             return  # lost when it was to be placed
-        self._require_kind(model, name)
         deletes = self._to.options.delete_model
         here = self._to.row_before(_MODELS, within, "description")
         if here is not None and deletes:
@@ -226,7 +225,8 @@ class RegistryWriter(Writer):
         kind = VERSION_KIND[model.kind]
         id = f"{model.name}/{version.version}"
         where = {**within, "version": number}
-        here = None if merge.fresh else self._to.row(_VERSIONS, where, *_COMPARED)
+        columns = (*_COMPARED, *source)
+        here = None if merge.fresh else self._to.row(_VERSIONS, where, *columns)
         if here is None and merge.dry:
             return
         if here is not None and here["current_stage"] == DELETED_STAGE:
@@ -238,7 +238,9 @@ class RegistryWriter(Writer):
         row = self._version_row(version, where, source)
         if here is not None and not row["description"]:
             row["description"] = None
-        part.own(_VERSIONS, row, here, key=tuple(where), compared=_COMPARED)
+        arrived = () if here is None else _arrived(version, source, here)
+        compared = (*_COMPARED, *arrived)
+        part.own(_VERSIONS, row, here, key=tuple(where), compared=compared, news=arrived)
         tags = self._to.tags_of(kind, version.tags)
         if here is not None:
             tags.pop(provenance.ORIGIN, None)
@@ -394,3 +396,25 @@ class RegistryWriter(Writer):
         if not dry:
             files.write(fresh=False)
         return location if files.has_some else ""
+
+
+def _arrived(version: ModelVersion, source: Row, here: Row) -> tuple[str, ...]:
+    """Return the columns that still point to where the version comes from, though that is here now.
+
+    An earlier import has left them so: without the run, or without files.
+
+    Args:
+        version: As the bundle has it.
+        source: What the columns are to be here.
+        here: What they are.
+    """
+    before = {
+        "source": version.source,
+        "storage_location": version.storage_location or version.source,
+        "run_id": version.run_id,
+    }
+    return tuple(
+        column
+        for column, value in source.items()
+        if value and value != here[column] == before[column]
+    )
