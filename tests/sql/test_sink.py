@@ -128,6 +128,25 @@ def test_a_dry_run_makes_no_database(full_bundle: Path, tmp_path: Path) -> None:
     assert list(target.artifacts.iterdir()) == []
 
 
+@pytest.mark.parametrize("placeholders", [False, True])
+def test_a_dry_run_foretells_what_happens_to_secrets(
+    genai_bundle: Path, tmp_path: Path, placeholders: bool
+) -> None:
+    told = [
+        import_into(
+            place(tmp_path), genai_bundle, dry_run=dry_run, placeholder_secrets=placeholders
+        )
+        for dry_run in (True, False)
+    ]
+    dry, real = ([loss for loss in each.losses if "gateway" in loss.kind] for each in told)
+    assert dry == real
+    assert bool(real) != placeholders
+    dry_adjusted, real_adjusted = (
+        {name: count for name, count in each.adjusted.items() if "secret" in name} for each in told
+    )
+    assert dry_adjusted == {k: v for k, v in real_adjusted.items() if not k.startswith("webhook.")}
+
+
 @pytest.mark.parametrize("option", ["--artifacts-destination", "--default-artifact-root"])
 def test_a_place_that_cannot_hold_files_is_refused_before_the_database_is_made(
     genai_bundle: Path, tmp_path: Path, option: str

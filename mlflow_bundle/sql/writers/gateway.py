@@ -100,6 +100,7 @@ class GatewayWriter(Writer):
             return
         here = self._to.row(self.table, {self.id_column: placed.id}, *self.compared)
         if here is None and dry:
+            self._foresee(entity, placed.id)
             return
         with Merge(self._to, self.kind, entity.id, fresh=here is None, dry=dry) as merge:
             row = self._row(entity, placed.id)
@@ -136,6 +137,13 @@ class GatewayWriter(Writer):
         """
         return row
 
+    def _foresee(self, entity: Any, id: str) -> None:
+        """Tell what making an entity that is not here would tell.
+
+        Raises:
+            SinkError: It could not be made.
+        """
+
     def _shown(self, here: Row) -> Row:
         """Return a row that is here as a bundle has it."""
         return here
@@ -161,6 +169,9 @@ class SecretWriter(GatewayWriter):
             "description": entity.description,
             **self._common(entity),
         }
+
+    def _foresee(self, entity: GatewaySecret, id: str) -> None:
+        self._complete(entity, self._row(entity, id))
 
     def _shown(self, here: Row) -> Row:
         config = here["auth_config"]
@@ -245,13 +256,19 @@ class ModelDefinitionWriter(GatewayWriter):
         assert isinstance(entity, GatewayModelDefinition)
         if entity.secret_id is not None:
             id = self._id(GatewaySecret.kind, entity.secret_id)
-            if not self._to.is_here("secrets", "secret_id", id):
+            comes = dry and self._comes(entity.secret_id)
+            if not comes and not self._to.is_here("secrets", "secret_id", id):
                 self._to.report.adjust(self.kind, "secret_id (needs a secret)")
                 if not dry:
                     what = f"gateway model definition {entity.name!r}"
                     self._to.report.note(f"{what}: set its secret")
                 entity = msgspec.structs.replace(entity, secret_id=None)
         super()._write(entity, dry=dry)
+
+    def _comes(self, secret_id: str) -> bool:
+        """Whether an import would make a secret of the bundle."""
+        makes = self._to.options.placeholder_secrets or self._to.include_secrets
+        return makes and self._to.remap.find(GatewaySecret.kind, secret_id) is not None
 
 
 class EndpointWriter(GatewayWriter):
