@@ -100,6 +100,8 @@ class Target(Importing):
         source = self.table(table)
         if not dialect.can_hold(source.c[column], name):
             return  # refused when it is written
+        if other != name and not dialect.is_one(self.connection, source.c[column], other, name):
+            other = name
         statement = sqlalchemy.select(source.c[column]).where(
             source.c.workspace == self.workspace, source.c[column] == name
         )

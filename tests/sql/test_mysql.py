@@ -91,6 +91,28 @@ def test_what_is_written_under_the_name_in_another_case_comes(
     assert (second.source, second.tags) == ("s3://x/2", {})
 
 
+def test_names_that_the_collation_tells_apart_all_come(
+    source: Path, new_mysql: Callable[[str], str]
+) -> None:
+    client = MlflowClient(f"sqlite:///{source}")
+    names = ["a", "A", "ä"]
+    run_id = client.create_run("0").info.run_id
+    for name in names:
+        client.create_experiment(name)
+        client.create_registered_model(name)
+        client.log_metric(run_id, name, 1)
+    uri = new_mysql("CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+    for _ in range(2):
+        copy(source, uri)
+    assert sorted(query(uri, "SELECT name FROM registered_models")) == sorted((n,) for n in names)
+    assert query(uri, "SELECT count(*) FROM experiments") == [(4,)]
+    assert query(uri, "SELECT count(*) FROM metrics") == [(3,)]
+    uri = new_mysql(GENERAL)
+    lost = copy(source, uri, expect=3).losses
+    assert sorted({kind for kind, _, _ in lost}) == ["experiment", "registered_model", "run"]
+    assert len(lost) == 6
+
+
 def test_a_float_has_all_of_its_digits(
     source: Path, new_mysql: Callable[[str], str], tmp_path: Path
 ) -> None:

@@ -147,8 +147,12 @@ class Dialect(ABC):
         return False
 
     def fold(self, key: str) -> str:
-        """Return a text that is equal for keys that the database takes for one."""
+        """Return a text that is equal for keys that the database may take for one."""
         return key
+
+    def is_one(self, connection: Connection, column: Column[Any], one: str, other: str) -> bool:
+        """Whether a column takes two different keys, which :meth:`fold` makes equal, for one."""
+        return False
 
     def set_sequences(self, connection: Connection, tables: Iterable[Table]) -> None:
         """Let generated keys go on behind the largest one: explicit ones do not move them."""

@@ -32,7 +32,9 @@ _CODECS = {"latin1": "cp1252", "ascii": "ascii"}
 _FEW_BYTES = ("utf8", "utf8mb3")
 """Encodings without the characters behind U+FFFF."""
 
-_ENCODING, _PACKET = "mlflow_bundle.encoding", "mlflow_bundle.packet_bytes"
+_ENCODING = "mlflow_bundle.encoding"
+_COLLATION = "mlflow_bundle.collation"
+_PACKET = "mlflow_bundle.packet_bytes"
 """What is kept of the columns of a database that is written to."""
 
 _OTHER_BYTES = 64 * 1024
@@ -73,10 +75,10 @@ class MySql(Dialect):
             "SET SESSION sql_mode ="
             " CONCAT(@@SESSION.sql_mode, ',NO_AUTO_VALUE_ON_ZERO,STRICT_ALL_TABLES')"
         )
-        encodings = {
-            (table, column): encoding
-            for table, column, encoding in connection.exec_driver_sql(
-                "SELECT TABLE_NAME, COLUMN_NAME, CHARACTER_SET_NAME"
+        texts = {
+            (table, column): (encoding, collation)
+            for table, column, encoding, collation in connection.exec_driver_sql(
+                "SELECT TABLE_NAME, COLUMN_NAME, CHARACTER_SET_NAME, COLLATION_NAME"
                 " FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = DATABASE()"
                 " AND CHARACTER_SET_NAME IS NOT NULL"
             )
@@ -84,7 +86,8 @@ class MySql(Dialect):
         packet = int(connection.exec_driver_sql("SELECT @@max_allowed_packet").scalar_one())
         for table in tables:
             for column in table.c:
-                column.info[_ENCODING] = encodings.get((table.name, column.name), "")
+                encoding, collation = texts.get((table.name, column.name), ("", ""))
+                column.info[_ENCODING], column.info[_COLLATION] = encoding, collation
                 column.info[_PACKET] = packet - _OTHER_BYTES
 
     def insert(
@@ -136,6 +139,14 @@ class MySql(Dialect):
         # As its usual collations do: neither case, accents nor spaces at the end count.
         letters = unicodedata.normalize("NFKD", key.casefold())
         return "".join(c for c in letters if not unicodedata.combining(c)).rstrip(" ")
+
+    def is_one(self, connection: Connection, column: Column[Any], one: str, other: str) -> bool:
+        encoding, collation = column.info.get(_ENCODING), column.info.get(_COLLATION)
+        if not encoding:
+            return True
+        text = f"CONVERT(%s USING {encoding})"
+        question = f"SELECT {text} COLLATE {collation} = {text}"
+        return bool(connection.exec_driver_sql(question, (one, other)).scalar())
 
 
 def _sent_bytes(value: str) -> int:

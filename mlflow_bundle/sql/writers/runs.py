@@ -230,9 +230,12 @@ class RunWriter(Writer):
     def _is_refused(self, run_id: str, key: str, folded: dict[str, str]) -> bool:
         """Whether the database cannot hold a metric of that name."""
         reason = self._to.batch.fits("metrics", "key", key)
-        other = folded.setdefault(self._to.database.dialect.fold(key), key)
+        dialect = self._to.database.dialect
+        other = folded.setdefault(dialect.fold(key), key)
         if not reason and other != key:
-            reason = f"the database takes it for {other!r}"
+            column = self._to.table("metrics").c.key
+            if dialect.is_one(self._to.connection, column, other, key):
+                reason = f"the database takes it for {other!r}"
         if reason:
             self._to.report.lose(self.kind, run_id, reason, field=f"metrics.{key}")
         return bool(reason)
