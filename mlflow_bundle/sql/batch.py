@@ -610,7 +610,13 @@ class Batch:
         execute("SAVEPOINT mlflow_bundle")
         try:
             execute(statement, (*update.values.values(), *update.key.values()))
-        except (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.DataError) as exc:
+        except sqlalchemy.exc.DBAPIError as exc:
+            error = exc.orig
+            if not (
+                isinstance(error, self._refusals)
+                or (isinstance(error, self._failures) and self._dialect.blames_row(error))
+            ):
+                raise
             execute("ROLLBACK TO SAVEPOINT mlflow_bundle")
             self._lose(update.owner, ", ".join(update.values), _reason(exc.orig or exc))
             return

@@ -16,7 +16,7 @@ from mlflow.entities import DatasetInput
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from tests.servers import prepare_directory
-from tests.sql.databases import is_reachable, new_database
+from tests.sql.databases import change, is_reachable, new_database
 from tests.transfer.commands import Done, command
 
 pytestmark = pytest.mark.server
@@ -40,10 +40,10 @@ def source(tmp_path: Path) -> Path:
     return database
 
 
-def copy(source: str | Path, to: str, expect: int = 0) -> Done:
+def copy(source: str | Path, to: str, *options: str, expect: int = 0) -> Done:
     uri = f"sqlite:///{source}" if isinstance(source, Path) else source
     return command(
-        *("copy", "--tracking-uri", uri, "--to", to, "--artifacts", "skip", "--json"),
+        *("copy", "--tracking-uri", uri, "--to", to, "--artifacts", "skip", "--json", *options),
         expect=expect,
     )
 
@@ -191,3 +191,17 @@ def test_what_the_server_refuses_of_one_record_takes_no_other_with_it(
         assert any("max_allowed_packet" in loss["reason"] for loss in lost)
     records_there = query(uri, "SELECT inputs FROM evaluation_dataset_records")
     assert records_there == [('{"value": 1.0}',)]
+
+
+def test_a_record_that_is_changed_to_what_the_server_refuses_stays(
+    source: Path, new_mysql: Callable[[str], str]
+) -> None:
+    uri = new_mysql(GENERAL)
+    store = SqlAlchemyStore(f"sqlite:///{source}", "unused")
+    dataset = store.create_dataset("evals", experiment_ids=["0"])
+    record = {"inputs": {"q": 1}, "expectations": {"a": 1}}
+    store.upsert_dataset_records(dataset.dataset_id, [record])
+    copy(source, uri)
+    change(source, "UPDATE evaluation_dataset_records SET expectations = ?", '{"a": NaN}')
+    assert len(copy(source, uri, "--on-conflict", "update", expect=3).losses) == 1
+    assert query(uri, "SELECT expectations FROM evaluation_dataset_records") == [('{"a": 1}',)]
