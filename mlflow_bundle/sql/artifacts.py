@@ -80,11 +80,16 @@ class ArtifactStore:
         Raises:
             SelectionError: One is no directory, or not this user's to write to.
         """
+        from mlflow.exceptions import MlflowException
+
         for option, place in (
             ("--artifacts-destination", self._destination),
             ("--default-artifact-root", self.default_root),
         ):
-            path = _local_path(place) if place else None
+            try:
+                path = _local_path(place) if place else None
+            except MlflowException as exc:  # a file of another machine
+                raise SelectionError(f"{option} {place}: {exc.message}") from exc
             if path is None:
                 continue
             there = next(directory for directory in (path, *path.parents) if _exists(directory))

@@ -118,9 +118,9 @@ class Batch:
         self._sent: tuple[Future[int], list[tuple[Points, Owner]]] | None = None
         """Points on their way."""
         self._dialect = dialect
-        self._tables = {
-            table.name: table for table in sorted(tables, key=lambda table: table.name in _EDGES)
-        }
+        by_name = {table.name: table for table in tables}
+        edges = {name: by_name.pop(name) for name in _EDGES if name in by_name}
+        self._tables = by_name | edges
         self._lose = lose
         self._error = failed
         driver: Any = connection.dialect.loaded_dbapi

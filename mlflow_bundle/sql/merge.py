@@ -15,6 +15,7 @@ from typing import Any
 
 from mlflow_bundle.errors import BundleError
 from mlflow_bundle.sql.batch import Owner, Row
+from mlflow_bundle.sql.rows import is_single, single
 from mlflow_bundle.sql.target import Target
 
 _JSON_BEGINS = ("{", "[")
@@ -105,7 +106,9 @@ class Merge:
         changes = {
             column: row[column]
             for column in compared
-            if column in row and self._wins(column, here, row, name, is_news=column in news)
+            if column in row
+            and not self._is_kept(table, column, here[column], row[column])
+            and self._wins(column, here, row, name, is_news=column in news)
         }
         if changes:
             self._update(table, {column: row[column] for column in key}, changes, name)
@@ -229,6 +232,12 @@ class Merge:
             return True
         field = f"{name}.{column}" if name else column
         return self._to.differs(self._owner.kind, self._owner.id, field, here=other, bundle=mine)
+
+    def _is_kept(self, table: str, column: str, here: Any, bundle: Any) -> bool:
+        """Whether a number is here as well as its column can keep it."""
+        if not (isinstance(here, float) and isinstance(bundle, float | int)):
+            return False
+        return is_single(self._to.table(table).c[column]) and single(here) == single(bundle)
 
     def _insert(self, table: str, row: Row, name: str, holds: Any = None) -> None:
         self.changed = True

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import sqlalchemy
 from sqlalchemy import Column, ColumnElement, Connection, Select, Table
-from sqlalchemy.dialects.mysql import CHAR, FLOAT
-from sqlalchemy.types import BINARY, JSON
+from sqlalchemy.dialects.mysql import CHAR, DOUBLE, FLOAT
+from sqlalchemy.types import BINARY, JSON, TypeDecorator
 
 from mlflow_bundle.sql.database import Database, null
 
@@ -194,11 +195,35 @@ class Rows:
         return statement.where(*conditions)
 
 
+def is_single(column: Column[Any]) -> bool:
+    """Whether a column keeps floats of 32 bits: MySQL's ``FLOAT``."""
+    return type(column.type) is FLOAT
+
+
+def single(value: float) -> bytes:
+    """Return what such a column keeps of a number."""
+    return struct.pack("f", value)
+
+
 def whole(value: ColumnElement[Any], column: Column[Any]) -> ColumnElement[Any]:
-    """Return a value of a column with all its digits: of a ``FLOAT`` MySQL shows six."""
-    if type(column.type) is not FLOAT:
+    """Return a value of a column with all its digits: MySQL itself shows six of a ``FLOAT``."""
+    if not is_single(column):
         return value
-    return (value + sqlalchemy.literal_column("0E0")).label(column.name)
+    exact = value + sqlalchemy.literal_column("0E0")
+    return sqlalchemy.type_coerce(exact, _Shortest()).label(column.name)
+
+
+class _Shortest(TypeDecorator[float]):
+    """The shortest number that means the same float of 32 bits: 0.1, not 0.10000000149."""
+
+    impl = DOUBLE
+    cache_ok = True
+
+    def process_result_value(self, value: float | None, dialect: Any) -> float | None:
+        if value is None:
+            return None
+        numbers = (float(f"{value:.{digits}g}") for digits in range(6, 10))
+        return next((number for number in numbers if single(number) == single(value)), value)
 
 
 def chunks(ids: Sequence[Any], size: int = IDS_PER_QUERY) -> Iterator[Sequence[Any]]:

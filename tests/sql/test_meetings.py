@@ -349,6 +349,22 @@ def test_a_version_is_completed_when_its_run_arrives(
     assert "model_version" not in imported(target, tmp_path / "f")["done"]
 
 
+def test_a_version_made_of_files_elsewhere_stays_as_it_is_in_its_own_database(
+    source: Place, tmp_path: Path
+) -> None:
+    model = tmp_path / "elsewhere"
+    model.mkdir()
+    model.joinpath("data").write_text("weights")
+    client = MlflowClient(source.uri)
+    client.create_registered_model("m")
+    client.create_model_version("m", str(model))
+    exported(source, tmp_path / "f")
+    columns = "SELECT source, storage_location FROM model_versions"
+    before = rows(source, columns)
+    assert "model_version" not in imported(source, tmp_path / "f")["done"]
+    assert rows(source, columns) == before
+
+
 def test_a_dry_run_does_not_call_present_what_gets_something(
     source: Place, target: Place, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput
+from mlflow.entities import DatasetInput, InputTag
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from tests.servers import prepare_directory
@@ -65,7 +65,8 @@ def run_with_dataset(uri: str, name: str) -> str:
     client = MlflowClient(uri)
     run_id: str = client.create_run("0").info.run_id
     data = MetaDataset(HTTPDatasetSource("http://x/y"), name=name, digest="d")
-    client.log_inputs(run_id, [DatasetInput(data._to_mlflow_entity())])
+    tags = [InputTag("of", name)]
+    client.log_inputs(run_id, [DatasetInput(data._to_mlflow_entity(), tags)])
     return run_id
 
 
@@ -81,7 +82,13 @@ def test_what_is_written_under_the_name_in_another_case_comes(
     client.set_registered_model_tag("CHURN", "tag", "t")
     client.set_registered_model_alias("CHURN", "best", "2")
     client.set_model_version_tag("churn", "1", "of", "one")
+    client.register_prompt("Prompt", "text")
+    execute(uri, "UPDATE registered_model_tags SET name = 'PROMPT' WHERE name = 'Prompt'")
     copy(uri, target)
+    assert query(target, "SELECT name FROM registered_models ORDER BY name") == [
+        ("Churn",),
+        ("Prompt",),
+    ]
     there = MlflowClient(target)
     model = there.get_registered_model("Churn")
     assert model.tags == {"tag": "t"}
@@ -116,18 +123,23 @@ def test_names_that_the_collation_tells_apart_all_come(
 def test_a_float_has_all_of_its_digits(
     source: Path, new_mysql: Callable[[str], str], tmp_path: Path
 ) -> None:
-    uri, again, target = new_mysql(GENERAL), new_mysql(GENERAL), tmp_path / "target.db"
-    copy(source, uri)
-    execute(
-        uri,
-        "INSERT INTO budget_policies (budget_policy_id, budget_unit, budget_amount, duration_unit,"
-        " duration_value, target_scope, budget_action, created_at, last_updated_at, workspace)"
-        " VALUES ('bp-1', 'USD', 1234567, 'MONTHS', 1, 'GLOBAL', 'ALERT', 1, 1, 'default')",
-    )
-    copy(uri, again)
-    copy(again, f"sqlite:///{target}")
-    assert query(f"sqlite:///{target}", "SELECT budget_amount FROM budget_policies") == [(1234567,)]
-    assert copy(again, f"sqlite:///{target}").report["conflicts"] == []
+    uri, target = new_mysql(GENERAL), f"sqlite:///{tmp_path}/target.db"
+    for id, amount in (("a", 1234567), ("b", 0.1), ("c", 1234.5678)):
+        change(
+            source,
+            "INSERT INTO budget_policies (budget_policy_id, budget_unit, budget_amount,"
+            " duration_unit, duration_value, target_scope, budget_action, created_at,"
+            " last_updated_at, workspace)"
+            " VALUES (?, 'USD', ?, 'MONTHS', 1, 'GLOBAL', 'ALERT', 1, 1, 'default')",
+            *(id, amount),
+        )
+    for _ in range(2):
+        report = copy(source, uri).report
+        assert report["conflicts"] == []
+    assert report["present"]["gateway_budget"] == 3
+    copy(uri, target)
+    amounts = [amount for (amount,) in query(target, "SELECT budget_amount FROM budget_policies")]
+    assert sorted(amounts) == [0.1, pytest.approx(1234.5678, rel=2**-23), 1234567]
 
 
 def test_a_dataset_that_is_taken_for_another_one_is_lost_by_name(
@@ -145,6 +157,7 @@ def test_a_dataset_that_is_taken_for_another_one_is_lost_by_name(
         ]
     assert query(uri, "SELECT name FROM datasets") == [("Train",)]
     assert query(uri, "SELECT count(*) FROM inputs") == [(1,)]
+    assert query(uri, "SELECT value FROM input_tags") == [("Train",)]
 
 
 @pytest.mark.parametrize("mode", ["", "STRICT_TRANS_TABLES"])
@@ -164,6 +177,7 @@ def test_what_the_encoding_lacks_is_lost_and_nothing_is_changed(
             ("experiment", ""),
             ("run", "datasets.日本"),
             ("run", "inputs.日本"),
+            ("run", "inputs.日本.of"),
             ("run", "metrics.日"),
             ("run", "tags.日"),
         ]

@@ -92,8 +92,8 @@ class Registry:
     def list(self) -> dict[str, Listed]:
         """Return every registered model and prompt by name."""
         found: dict[str, Listed] = {}
-        for (name,) in self._rows.select("registered_models", ("name",)):
-            self._own_names[name] = name
+        names = [name for (name,) in self._rows.select("registered_models", ("name",))]
+        self._own_names.update(zip(names, names, strict=True))
         prompts = {
             self._own(name)
             for name, value in self._rows.select(
@@ -101,7 +101,7 @@ class Registry:
             )
             if value == "true"
         }
-        for name in list(self._own_names):
+        for name in names:
             kind = Prompt.kind if name in prompts else RegisteredModel.kind
             found[name] = Listed(kind, {}, {})
         for name, number, stage in self._rows.select(
@@ -129,7 +129,7 @@ class Registry:
             for name, number, run_id, source in self._rows.select(
                 "model_versions", ("name", "version", "run_id", "source"), where={"name": names}
             ):
-                if number in chosen[self._own(name)]:
+                if number in chosen.get(self._own(name), ()):
                     yield run_id or "", source or ""
 
     def read(

@@ -238,7 +238,8 @@ class RegistryWriter(Writer):
         row = self._version_row(version, where, source)
         if here is not None and not row["description"]:
             row["description"] = None
-        arrived = () if here is None else _arrived(version, source, here)
+        has_moved = rewrite_version_source(version, self._to.remap).moved
+        arrived = _arrived(version, source, here) if here is not None and has_moved else ()
         compared = (*_COMPARED, *arrived)
         part.own(_VERSIONS, row, here, key=tuple(where), compared=compared, news=arrived)
         tags = self._to.tags_of(kind, version.tags)
@@ -399,12 +400,12 @@ class RegistryWriter(Writer):
 
 
 def _arrived(version: ModelVersion, source: Row, here: Row) -> tuple[str, ...]:
-    """Return the columns that still point to where the version comes from, though that is here now.
+    """Return the columns that still point to where the version comes from.
 
-    An earlier import has left them so: without the run, or without files.
+    An earlier import has left them so, without the run or logged model that is here now.
 
     Args:
-        version: As the bundle has it.
+        version: As the bundle has it; what it was made of is here.
         source: What the columns are to be here.
         here: What they are.
     """
