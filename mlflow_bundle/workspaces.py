@@ -11,6 +11,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from mlflow_bundle import layout
 from mlflow_bundle.bundles import documents as docs
@@ -480,7 +481,7 @@ class BundleImport(_Arrival):
             self._tell_what_the_export_lost()
             going = self._bring_all(list(passages), selection, jobs, progress)
             if then is not None:
-                losses = self._losses_of_the_export()
+                losses = self._losses_of_the_export
                 for passage in going:
                     lost = [loss for loss in losses if loss.workspace == _shown(passage.name)]
                     target = self._targets.of(passage.name) if self._server.enabled else None
@@ -493,7 +494,7 @@ class BundleImport(_Arrival):
 
     def _tell_what_the_export_lost(self) -> None:
         try:
-            count = len(self._losses_of_the_export())
+            count = len(self._losses_of_the_export)
         except FormatError:
             return  # nothing that is brought depends on it
         if count:
@@ -503,6 +504,7 @@ class BundleImport(_Arrival):
                 " what"
             )
 
+    @cached_property
     def _losses_of_the_export(self) -> list[Loss]:
         if self._tree.find(layout.MANIFEST) is None:
             return []

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,6 +30,7 @@ from sqlalchemy import Connection, Table
 from mlflow_bundle.errors import BundleError, ServerError, SinkError
 from mlflow_bundle.sql.dialects.base import Dialect, update_statement
 from mlflow_bundle.sql.points import POINT_COLUMNS, POINT_TABLE, Points
+from mlflow_bundle.sql.rows import chunks
 from mlflow_bundle.tree_writer import Uploads
 
 Row = dict[str, Any]
@@ -48,10 +49,8 @@ _TRANSACTION_S = 3.0
 _PASS_OVER = frozenset({POINT_TABLE, "datasets", "entity_associations"})
 """Tables of which several entities may bring the same row, or one brings it twice."""
 
-
 _EDGES = ("inputs", "input_tags")
 """Written the last: what they name has no foreign key that would put it before them."""
-
 
 _VALUE_COLUMNS = frozenset({"param_value", "tag_value", "value"})
 """What a row of a name and a value is about."""
@@ -520,7 +519,7 @@ class Batch:
     ) -> None:
         """List datasets that were passed over not for themselves, but for one of a like name."""
         column, position = group.table.c.dataset_uuid, group.columns.index("dataset_uuid")
-        for some in _chunks(rows):
+        for some in chunks(rows):
             ids = [row[position] for row in some]
             found = self.connection.execute(sqlalchemy.select(column).where(column.in_(ids)))
             self._never.update(set(ids).difference(found.scalars()))
@@ -611,21 +610,13 @@ class Batch:
         try:
             execute(statement, (*update.values.values(), *update.key.values()))
         except sqlalchemy.exc.DBAPIError as exc:
-            error = exc.orig
-            if not (
-                isinstance(error, self._refusals)
-                or (isinstance(error, self._failures) and self._dialect.blames_row(error))
-            ):
+            error: Any = exc.orig
+            if not (isinstance(error, self._refusals) or self._dialect.blames_row(error)):
                 raise
             execute("ROLLBACK TO SAVEPOINT mlflow_bundle")
-            self._lose(update.owner, ", ".join(update.values), _reason(exc.orig or exc))
+            self._lose(update.owner, ", ".join(update.values), _reason(error))
             return
         execute("RELEASE SAVEPOINT mlflow_bundle")
-
-
-def _chunks(rows: Sequence[Any], size: int = 500) -> Iterator[Sequence[Any]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
 
 
 def _field(name: str, column: str) -> str:

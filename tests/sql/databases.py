@@ -63,6 +63,20 @@ def new_database(dialect: str, options: str = "") -> Iterator[str]:
         engine.dispose()
 
 
+def rows(uri: str, statement: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a statement on any database."""
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.exec_driver_sql(statement)]
+
+
+def execute(uri: str, statement: str) -> None:
+    """Run a statement on any database."""
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(statement)
+
+
 def change(file: Path, statement: str, *values: Any) -> None:
     """Change rows of an SQLite file; there have to be some."""
     with contextlib.closing(sqlite3.connect(file)) as connection:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag
 from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from tests.servers import prepare_directory
-from tests.sql.databases import change, is_reachable, new_database
+from tests.sql.databases import change, is_reachable, new_database, rows
 from tests.sql.imports import Place
 from tests.transfer.commands import command
 
@@ -64,12 +63,6 @@ def _told(*words: str | Path, expect: int) -> Any:
 def experiment(place: Place, name: str) -> str:
     client = MlflowClient(place.uri)
     return client.create_experiment(name, artifact_location=f"{place.artifacts}/{name}")
-
-
-def rows(place: Place, statement: str) -> list[tuple[Any, ...]]:
-    engine = sqlalchemy.create_engine(place.uri, poolclass=sqlalchemy.NullPool)
-    with engine.connect() as connection:
-        return [tuple(row) for row in connection.exec_driver_sql(statement)]
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "mysql"])
@@ -125,9 +118,9 @@ def test_another_experiment_of_a_deleted_ones_name_lives_on(
         ("experiment", "lifecycle_stage")
     ]
     stages = "SELECT lifecycle_stage FROM experiments WHERE name = 'prod'"
-    assert rows(target, stages) == [("active",)]
+    assert rows(target.uri, stages) == [("active",)]
     imported(target, tmp_path / "f", "--on-conflict", "update")
-    assert rows(target, stages) == [("deleted",)]
+    assert rows(target.uri, stages) == [("deleted",)]
 
 
 def test_an_experiment_that_was_deleted_since_is_deleted_here_too(
@@ -141,7 +134,7 @@ def test_an_experiment_that_was_deleted_since_is_deleted_here_too(
     exported(source, tmp_path / "f")
     assert imported(target, tmp_path / "f")["conflicts"] == []
     stages = "SELECT name, lifecycle_stage FROM experiments WHERE name <> 'Default' ORDER BY name"
-    assert rows(target, stages) == [("prod", "deleted"), ("takes the id", "active")]
+    assert rows(target.uri, stages) == [("prod", "deleted"), ("takes the id", "active")]
 
 
 def test_another_webhook_of_a_deleted_ones_name_lives_on(
@@ -154,7 +147,7 @@ def test_another_webhook_of_a_deleted_ones_name_lives_on(
     for _ in range(2):
         imported(target, tmp_path / "f")
         assert [hook.webhook_id for hook in here.list_webhooks()] == [mine.webhook_id]
-        assert rows(target, "SELECT count(*) FROM webhooks") == [(2,)]
+        assert rows(target.uri, "SELECT count(*) FROM webhooks") == [(2,)]
 
 
 def test_nothing_is_made_of_null_and_of_empty_texts(
@@ -186,7 +179,7 @@ def test_nothing_is_made_of_null_and_of_empty_texts(
         "SELECT model_id, source_run_id, status_message FROM logged_models",
         "SELECT * FROM model_version_tags",
     ):
-        assert rows(target, statement) == rows(source, statement)
+        assert rows(target.uri, statement) == rows(source.uri, statement)
 
 
 def test_the_first_experiment_of_an_unused_server_gets_its_times(
@@ -196,12 +189,12 @@ def test_the_first_experiment_of_an_unused_server_gets_its_times(
     exported(source, tmp_path / "f")
     times = "SELECT creation_time, last_update_time FROM experiments"
     imported(target, tmp_path / "f")
-    assert rows(target, times) == [(1, 2)]
+    assert rows(target.uri, times) == [(1, 2)]
     MlflowClient(target.uri).create_run("0")
     change(source.file, "UPDATE experiments SET creation_time = 3")
     exported(source, tmp_path / "f")
     imported(target, tmp_path / "f")
-    assert rows(target, times) == [(1, 2)]
+    assert rows(target.uri, times) == [(1, 2)]
 
 
 def test_the_first_experiment_of_an_unused_server_may_be_deleted_at_the_source(
@@ -212,7 +205,7 @@ def test_the_first_experiment_of_an_unused_server_may_be_deleted_at_the_source(
     exported(source, tmp_path / "f")
     for _ in range(2):
         assert imported(target, tmp_path / "f")["conflicts"] == []
-        assert rows(target, "SELECT lifecycle_stage FROM experiments") == [("deleted",)]
+        assert rows(target.uri, "SELECT lifecycle_stage FROM experiments") == [("deleted",)]
 
 
 def test_a_deleted_webhook_comes_once_into_another_workspace_of_its_database(
@@ -224,7 +217,7 @@ def test_a_deleted_webhook_comes_once_into_another_workspace_of_its_database(
     for _ in range(2):
         report = imported(source, tmp_path / "f", "--workspace-map", "default=team")
         assert report["lost"] == []
-    assert rows(source, "SELECT count(*) FROM webhooks") == [(2,)]
+    assert rows(source.uri, "SELECT count(*) FROM webhooks") == [(2,)]
 
 
 def test_a_dataset_that_runs_of_several_experiments_share_stays_one(
@@ -237,14 +230,16 @@ def test_a_dataset_that_runs_of_several_experiments_share_stays_one(
         run = client.create_run(experiment(source, name))
         client.log_inputs(run.info.run_id, [DatasetInput(dataset, [tag])])
     # As MLflow 2 has it: one row, in the first experiment.
-    (uuid,) = rows(source, "SELECT dataset_uuid FROM datasets ORDER BY experiment_id LIMIT 1")[0]
+    (uuid,) = rows(source.uri, "SELECT dataset_uuid FROM datasets ORDER BY experiment_id LIMIT 1")[
+        0
+    ]
     change(source.file, f"DELETE FROM datasets WHERE dataset_uuid <> '{uuid}'")
     change(source.file, f"UPDATE inputs SET source_id = '{uuid}'")
     exported(source, tmp_path / "part", "--artifacts", "skip")
     for _ in range(2):
         imported(target, tmp_path / "part", "--artifacts", "skip")
         every = "SELECT experiment_id, dataset_uuid FROM datasets"
-        assert rows(target, every) == rows(source, every)
+        assert rows(target.uri, every) == rows(source.uri, every)
     for run in MlflowClient(target.uri).search_runs(["1", "2", "3"]):
         (found,) = run.inputs.dataset_inputs
         assert [each.value for each in found.tags] == ["train"]
@@ -333,19 +328,19 @@ def test_a_version_is_completed_when_its_run_arrives(
     exported(source, tmp_path / "f")
     imported(target, tmp_path / "f")
     columns = "SELECT source, storage_location, run_id FROM model_versions"
-    whole = rows(target, columns)
-    assert whole != rows(source, columns)
+    whole = rows(target.uri, columns)
+    assert whole != rows(source.uri, columns)
     # As an import leaves them that could not make the run.
     change(target.file, "DELETE FROM tags")
     change(target.file, "DELETE FROM runs")
-    ((location, storage, _),) = rows(source, columns)
+    ((location, storage, _),) = rows(source.uri, columns)
     change(
         target.file, "UPDATE model_versions SET source = ?, storage_location = ?", location, storage
     )
     report = imported(target, tmp_path / "f", "--verify")
     assert report["done"]["model_version"] == 1
     assert report["conflicts"] == []
-    assert rows(target, columns) == whole
+    assert rows(target.uri, columns) == whole
     assert "model_version" not in imported(target, tmp_path / "f")["done"]
 
 
@@ -360,9 +355,9 @@ def test_a_version_made_of_files_elsewhere_stays_as_it_is_in_its_own_database(
     client.create_model_version("m", str(model))
     exported(source, tmp_path / "f")
     columns = "SELECT source, storage_location FROM model_versions"
-    before = rows(source, columns)
+    before = rows(source.uri, columns)
     assert "model_version" not in imported(source, tmp_path / "f")["done"]
-    assert rows(source, columns) == before
+    assert rows(source.uri, columns) == before
 
 
 def test_a_dry_run_does_not_call_present_what_gets_something(

@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
@@ -16,7 +14,7 @@ from mlflow.entities import DatasetInput, InputTag
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from tests.servers import prepare_directory
-from tests.sql.databases import change, is_reachable, new_database
+from tests.sql.databases import change, execute, is_reachable, new_database, rows
 from tests.transfer.commands import Done, command
 
 pytestmark = pytest.mark.server
@@ -48,18 +46,6 @@ def copy(source: str | Path, to: str, *options: str, expect: int = 0) -> Done:
     )
 
 
-def query(uri: str, statement: str) -> list[tuple[Any, ...]]:
-    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
-    with engine.connect() as connection:
-        return [tuple(row) for row in connection.exec_driver_sql(statement)]
-
-
-def execute(uri: str, statement: str) -> None:
-    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(statement)
-
-
 def run_with_dataset(uri: str, name: str) -> str:
     """Make a run of the default experiment that reads a dataset; return its id."""
     client = MlflowClient(uri)
@@ -85,7 +71,7 @@ def test_what_is_written_under_the_name_in_another_case_comes(
     client.register_prompt("Prompt", "text")
     execute(uri, "UPDATE registered_model_tags SET name = 'PROMPT' WHERE name = 'Prompt'")
     copy(uri, target)
-    assert query(target, "SELECT name FROM registered_models ORDER BY name") == [
+    assert rows(target, "SELECT name FROM registered_models ORDER BY name") == [
         ("Churn",),
         ("Prompt",),
     ]
@@ -111,9 +97,9 @@ def test_names_that_the_collation_tells_apart_all_come(
     uri = new_mysql("CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
     for _ in range(2):
         copy(source, uri)
-    assert sorted(query(uri, "SELECT name FROM registered_models")) == sorted((n,) for n in names)
-    assert query(uri, "SELECT count(*) FROM experiments") == [(4,)]
-    assert query(uri, "SELECT count(*) FROM metrics") == [(3,)]
+    assert sorted(rows(uri, "SELECT name FROM registered_models")) == sorted((n,) for n in names)
+    assert rows(uri, "SELECT count(*) FROM experiments") == [(4,)]
+    assert rows(uri, "SELECT count(*) FROM metrics") == [(3,)]
     uri = new_mysql(GENERAL)
     lost = copy(source, uri, expect=3).losses
     assert sorted({kind for kind, _, _ in lost}) == ["experiment", "registered_model", "run"]
@@ -138,7 +124,7 @@ def test_a_float_has_all_of_its_digits(
         assert report["conflicts"] == []
     assert report["present"]["gateway_budget"] == 3
     copy(uri, target)
-    amounts = [amount for (amount,) in query(target, "SELECT budget_amount FROM budget_policies")]
+    amounts = [amount for (amount,) in rows(target, "SELECT budget_amount FROM budget_policies")]
     assert sorted(amounts) == [0.1, pytest.approx(1234.5678, rel=2**-23), 1234567]
 
 
@@ -155,9 +141,9 @@ def test_a_dataset_that_is_taken_for_another_one_is_lost_by_name(
             ("run", run_id, "datasets.train"),
             ("run", run_id, "inputs.train"),
         ]
-    assert query(uri, "SELECT name FROM datasets") == [("Train",)]
-    assert query(uri, "SELECT count(*) FROM inputs") == [(1,)]
-    assert query(uri, "SELECT value FROM input_tags") == [("Train",)]
+    assert rows(uri, "SELECT name FROM datasets") == [("Train",)]
+    assert rows(uri, "SELECT count(*) FROM inputs") == [(1,)]
+    assert rows(uri, "SELECT value FROM input_tags") == [("Train",)]
 
 
 @pytest.mark.parametrize("mode", ["", "STRICT_TRANS_TABLES"])
@@ -181,10 +167,10 @@ def test_what_the_encoding_lacks_is_lost_and_nothing_is_changed(
             ("run", "metrics.日"),
             ("run", "tags.日"),
         ]
-    assert query(uri, "SELECT name FROM experiments") == [("Default",)]
-    assert query(uri, "SELECT value FROM tags WHERE `key` NOT LIKE 'mlflow.%%'") == [("é",)]
-    assert query(uri, "SELECT `key` FROM metrics") == [("é",)]
-    assert query(uri, "SELECT count(*) FROM inputs") == [(0,)]
+    assert rows(uri, "SELECT name FROM experiments") == [("Default",)]
+    assert rows(uri, "SELECT value FROM tags WHERE `key` NOT LIKE 'mlflow.%%'") == [("é",)]
+    assert rows(uri, "SELECT `key` FROM metrics") == [("é",)]
+    assert rows(uri, "SELECT count(*) FROM inputs") == [(0,)]
 
 
 def test_what_the_server_refuses_of_one_record_takes_no_other_with_it(
@@ -192,7 +178,7 @@ def test_what_the_server_refuses_of_one_record_takes_no_other_with_it(
 ) -> None:
     uri = new_mysql(GENERAL)
     copy(source, uri)
-    ((packet,),) = query(uri, "SELECT @@max_allowed_packet")
+    ((packet,),) = rows(uri, "SELECT @@max_allowed_packet")
     store = SqlAlchemyStore(f"sqlite:///{source}", "unused")
     dataset = store.create_dataset("evals", experiment_ids=["0"])
     values: list[object] = [float("nan"), "x" * int(packet), 1.0]
@@ -203,7 +189,7 @@ def test_what_the_server_refuses_of_one_record_takes_no_other_with_it(
         assert len(lost) == 2
         assert {loss["id"] for loss in lost} == {dataset.dataset_id}
         assert any("max_allowed_packet" in loss["reason"] for loss in lost)
-    records_there = query(uri, "SELECT inputs FROM evaluation_dataset_records")
+    records_there = rows(uri, "SELECT inputs FROM evaluation_dataset_records")
     assert records_there == [('{"value": 1.0}',)]
 
 
@@ -218,4 +204,4 @@ def test_a_record_that_is_changed_to_what_the_server_refuses_stays(
     copy(source, uri)
     change(source, "UPDATE evaluation_dataset_records SET expectations = ?", '{"a": NaN}')
     assert len(copy(source, uri, "--on-conflict", "update", expect=3).losses) == 1
-    assert query(uri, "SELECT expectations FROM evaluation_dataset_records") == [('{"a": 1}',)]
+    assert rows(uri, "SELECT expectations FROM evaluation_dataset_records") == [('{"a": 1}',)]

@@ -26,7 +26,7 @@ from mlflow_bundle.sql.sink import SqlSink
 from mlflow_bundle.sql.source import SqlSource
 from mlflow_bundle.transfer import transfer
 from tests.bundles.memory import MemorySource
-from tests.sql.databases import is_reachable, new_database
+from tests.sql.databases import execute, is_reachable, new_database, rows
 
 Demand = Callable[[object, str], None]
 
@@ -73,18 +73,6 @@ def contents(run_id: str, *histories: MetricHistory, **params: str) -> tuple[Con
     run = Run(info=info, params=params, metric_keys=keys)
     experiment = Experiment(experiment_id="7", name="odd")
     return Content(entity=run, histories=lambda: histories), Content(entity=experiment)
-
-
-def rows(uri: str, statement: str) -> list[tuple[object, ...]]:
-    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
-    with engine.connect() as connection:
-        return [tuple(row) for row in connection.exec_driver_sql(statement)]
-
-
-def execute(uri: str, statement: str) -> None:
-    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
-    with engine.begin() as connection:
-        connection.exec_driver_sql(statement)
 
 
 def points_of(history: MetricHistory) -> list[tuple[int, int, float]]:

@@ -83,7 +83,7 @@ class Registry:
     def _grouped(
         self, table: str, names: Sequence[str], columns: Sequence[str]
     ) -> dict[str, Sequence[Row]]:
-        """Return rows of models by the models' own names, sorted."""
+        """Return rows of models by the models' own names, in the order of the first column."""
         groups: dict[str, list[Row]] = {}
         for name, rows in self._rows.grouped(table, "name", names, columns).items():
             groups.setdefault(self._own(name), []).extend(rows)
@@ -177,7 +177,7 @@ class Registry:
                     tags=nulls.tags("tags", tags.get(name, ())),
                     aliases={
                         alias: int(number)
-                        for alias, number in sorted(aliases.get(name, ()))
+                        for alias, number in aliases.get(name, ())
                         if int(number) in chosen
                     },
                     creation_timestamp=created,

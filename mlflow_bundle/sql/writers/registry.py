@@ -238,8 +238,9 @@ class RegistryWriter(Writer):
         row = self._version_row(version, where, source)
         if here is not None and not row["description"]:
             row["description"] = None
-        has_moved = rewrite_version_source(version, self._to.remap).moved
-        arrived = _arrived(version, source, here) if here is not None and has_moved else ()
+        arrived: tuple[str, ...] = ()
+        if here is not None and rewrite_version_source(version, self._to.remap).moved:
+            arrived = _arrived(version, source, here)
         compared = (*_COMPARED, *arrived)
         part.own(_VERSIONS, row, here, key=tuple(where), compared=compared, news=arrived)
         tags = self._to.tags_of(kind, version.tags)
