@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from opentelemetry.proto.common.v1.common_pb2 import AnyValue
     from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
 
+SPAN_TYPE = "mlflow.spanType"
+
 _STATUS_CODES = ("STATUS_CODE_UNSET", "STATUS_CODE_OK", "STATUS_CODE_ERROR")
 _INT64 = range(-(2**63), 2**63)
 
@@ -64,6 +66,22 @@ def content_of(span: Mapping[str, Any]) -> str:
         ],
     }
     return dumps(content)
+
+
+def type_in(content: str) -> Any:
+    """Return the type that ``spans.content`` gives its span; None for none."""
+    attributes = json.loads(content).get("attributes") or {}
+    return attribute_value(attributes.get(SPAN_TYPE))
+
+
+def attribute_value(text: Any) -> Any:
+    """Return what an attribute of ``spans.content`` says: JSON in a text, or else itself."""
+    if not isinstance(text, str):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def dumps(value: Any) -> str:

@@ -93,6 +93,9 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
 
     content: str
     """JSON text, as the server keeps it."""
+    type: str | UnsetType | None = UNSET
+    """Its type in MLflow's table, where ``content`` has another: what OpenTelemetry's attributes
+    mean is written into the text alone."""
 
 
 class Trace(PlainEntity, frozen=True, kw_only=True):

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.entities.span import Span
 from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from opentelemetry.sdk.trace import TracerProvider
 
 from tests.servers import prepare_directory
 from tests.sql.databases import change, is_reachable, new_database, rows
@@ -404,3 +406,22 @@ def test_the_last_line_says_why_a_strict_import_ends_as_it_does(
     words = ("import-all", tmp_path / "f", "--tracking-uri", target.uri, "--strict")
     done = command(*words, "--artifacts-destination", target.artifacts, expect=3)
     assert "nothing lost but what was adjusted (--strict)" in done.stderr.splitlines()[-1]
+
+
+def test_a_span_keeps_the_type_that_its_text_has_another_for(
+    source: Place, destination: Place, tmp_path: Path
+) -> None:
+    store = SqlAlchemyStore(source.uri, str(source.artifacts))
+    tracer = TracerProvider().get_tracer("of OpenTelemetry alone")
+    for attributes in ({"gen_ai.operation.name": "chat"}, {"mlflow.spanType": '"TOOL"'}, {}):
+        span = tracer.start_span("s", attributes=attributes)
+        trace_id = f"tr-{span.get_span_context().trace_id:032x}"
+        span.set_attribute("mlflow.traceRequestId", json.dumps(trace_id))
+        span.end()
+        store.log_spans("0", [Span(span)])
+    exported(source, tmp_path / "f")
+    imported(destination, tmp_path / "f")
+    statement = "SELECT span_id, type, content FROM spans ORDER BY span_id"
+    there = rows(source.uri, statement)
+    assert any(type is None and "CHAT_MODEL" in content for _, type, content in there)
+    assert rows(destination.uri, statement) == there

@@ -45,7 +45,7 @@ from mlflow_bundle.kinds.traces import (
 )
 from mlflow_bundle.references import rewrite_assessment, rewrite_values
 from mlflow_bundle.remap import Placed
-from mlflow_bundle.spans import SpanEncoder, id_bytes
+from mlflow_bundle.spans import SPAN_TYPE, SpanEncoder, attribute_value, id_bytes
 from mlflow_bundle.sql.batch import Row
 from mlflow_bundle.sql.merge import Merge
 from mlflow_bundle.sql.rollups import RollupQueue
@@ -131,7 +131,7 @@ class TraceWriter(Writer):
         with Merge(self._to, self.kind, trace.id, fresh=here is None, dry=dry) as merge:
             merge.changed |= bool(written)
             items = content.items() if not dry else ()
-            spans = (item.content for item in items if isinstance(item, Span))
+            spans = (item for item in items if isinstance(item, Span))
             self._write_rows(merge, trace, int(place.id), location, spans, here)
             merge.count()
 
@@ -155,7 +155,7 @@ class TraceWriter(Writer):
         trace: Trace,
         experiment_id: int,
         location: str,
-        spans: Iterator[str],
+        spans: Iterator[Span],
         here: Row | None,
     ) -> None:
         first = next(spans, None)
@@ -230,8 +230,8 @@ class TraceWriter(Writer):
         merge: Merge,
         trace: Trace,
         experiment_id: int,
-        first: str | None,
-        more: Iterator[str],
+        first: Span | None,
+        more: Iterator[Span],
         *,
         ended: bool,
     ) -> list[int]:
@@ -243,9 +243,9 @@ class TraceWriter(Writer):
             rows = self._to.rows("spans", {"trace_id": trace.id}, ("span_id", "content"))
             here = {row["span_id"]: row["content"] for row in rows}
         times: set[int] = set()
-        for content in itertools.chain((first,), more):
+        for span in itertools.chain((first,), more):
             try:
-                row = self._span(content, trace, experiment_id)
+                row = self._span(span, trace, experiment_id)
             except (ValueError, KeyError, TypeError, AttributeError) as exc:
                 self._to.report.lose(
                     self.kind,
@@ -271,19 +271,20 @@ class TraceWriter(Writer):
                 )
         return [day * 86_400_000 for day in times]
 
-    def _span(self, content: str, trace: Trace, experiment_id: int) -> Row:
+    def _span(self, of: Span, trace: Trace, experiment_id: int) -> Row:
         """Return a span's row: what the database has beside its text follows from it.
 
         Raises:
             ValueError: It is no span.
         """
+        content = of.content
         if str(experiment_id) != trace.experiment_id or LINKED_PROMPTS in content:
             content = self._encoder.content(content)
         span = msgspec.json.decode(content, type=prepared(_SpanText))
         attributes = span.attributes or {}
         cost: Any = {}
         if (text := attributes.get("mlflow.llm.cost")) is not None:
-            cost = _loads(text)
+            cost = attribute_value(text)
             cost = cost if isinstance(cost, dict) else {}
         return {
             "trace_id": trace.id,
@@ -293,7 +294,7 @@ class TraceWriter(Writer):
                 id_bytes(span.parent_span_id, 8).hex() if span.parent_span_id else None
             ),
             "name": span.name,
-            "type": _loads(attributes.get("mlflow.spanType")),
+            "type": attribute_value(attributes.get(SPAN_TYPE)) if of.type is UNSET else of.type,
             "status": _STATUS.get(span.status.code, span.status.code),
             "start_time_unix_nano": span.start_time_unix_nano,
             "end_time_unix_nano": span.end_time_unix_nano,
@@ -301,9 +302,11 @@ class TraceWriter(Writer):
             "input_cost": finite_float_or_none(cost.get("input_cost")),
             "output_cost": finite_float_or_none(cost.get("output_cost")),
             "total_cost": finite_float_or_none(cost.get("total_cost")),
-            "model_name": bounded_model_dimension(_loads(attributes.get("mlflow.llm.model"))),
+            "model_name": bounded_model_dimension(
+                attribute_value(attributes.get("mlflow.llm.model"))
+            ),
             "model_provider": bounded_model_dimension(
-                _loads(attributes.get("mlflow.llm.provider"))
+                attribute_value(attributes.get("mlflow.llm.provider"))
             ),
         }
 
@@ -327,7 +330,7 @@ class TraceWriter(Writer):
         rewritten = rewrite_assessment(assessment, to.remap, to.report)
         metadata = rewritten.metadata
         value = assessment.value if assessment.value is not None else "null"
-        aggregate, is_numeric = assessment_aggregate(_loads(value))
+        aggregate, is_numeric = assessment_aggregate(attribute_value(value))
         created = assessment.created_timestamp
         updated = assessment.last_updated_timestamp
         run_id = assessment.run_id
@@ -390,12 +393,3 @@ class _SpanText(msgspec.Struct, frozen=True):
 
 def _link(type: str, id: str) -> Association:
     return Association(association_id="", destination_type=type, destination_id=id)
-
-
-def _loads(text: Any) -> Any:
-    if not isinstance(text, str):
-        return text
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
