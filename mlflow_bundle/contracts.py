@@ -203,7 +203,7 @@ class Source(ABC):
         otherwise with :attr:`random_access`.
 
         Args:
-            files: Whether artifacts will be opened, one by one in path order (``open``), also
+            files: Whether artifacts will be opened, about in path order (``open``), also
                 before the next content is asked for, whatever :attr:`random_access` says
                 (``ahead``: they may be fetched before they are asked for); mostly listed, a few
                 opened (``list``); or neither, and then there are none (``none``).

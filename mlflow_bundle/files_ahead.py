@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
+from threading import Lock
 from typing import BinaryIO, Generic, TypeVar, cast
 
 from mlflow_bundle.archive.content import HashedBytes
@@ -29,8 +30,12 @@ from mlflow_bundle.prefetch import ordered_prefetch
 _BYTES_AHEAD = 64 * 1024 * 1024
 _FILES_AHEAD = 64
 _LISTINGS_AHEAD = 32
+_BYTES_PASSED = 32 * 1024 * 1024
+"""What is kept of files that were passed over, for threads that ask out of order."""
 
 ExtraT = TypeVar("ExtraT")
+_Key = tuple[int, str]
+"""Identity of a tree and the path of a file."""
 
 
 def with_files_ahead(
@@ -38,7 +43,8 @@ def with_files_ahead(
 ) -> Iterator[tuple[Content, ExtraT]]:
     """Yield contents whose artifacts are on their way.
 
-    Their files must be opened in path order, and those of one content before the next is taken.
+    Their files are opened at best in path order, and before the next content is taken. From any
+    thread they may be opened otherwise too, and more than once: then some are fetched again.
 
     Args:
         contents: In the order in which they are handed out; pulled some way ahead. Each may come
@@ -68,19 +74,18 @@ def with_files_ahead(
         cost=lambda step: step.cost,
         most=_FILES_AHEAD,
     )
-    for step, _ in steps:
-        if step.file is not None:
-            continue  # one that nobody asked for
-        content = step.unit.content
+    line = _Line(step for step, _ in steps)
+    while (next_unit := line.next_unit()) is not None:
+        content = next_unit.content
         ahead = replace(
             content,
-            artifacts=_tree_ahead(content.artifacts, steps),
+            artifacts=_tree_ahead(content.artifacts, line),
             version_artifacts={
-                number: _tree_ahead(tree, steps)
+                number: _tree_ahead(tree, line)
                 for number, tree in content.version_artifacts.items()
             },
         )
-        yield ahead, step.unit.extra
+        yield ahead, next_unit.extra
 
 
 @dataclass(slots=True)
@@ -126,33 +131,92 @@ def _steps(units: Iterable[tuple[_Unit[ExtraT], None]]) -> Iterator[_Step[ExtraT
                     yield _Step(unit, tree, file)
 
 
-def _tree_ahead(tree: ArtifactTree, steps: Iterator[tuple[_Step[ExtraT], None]]) -> ArtifactTree:
-    return tree if tree.is_near else _TreeAhead(tree, steps)
+class _Line(Generic[ExtraT]):
+    """The steps in their order, of which threads take those of one content."""
+
+    def __init__(self, steps: Iterator[_Step[ExtraT]]) -> None:
+        self._steps = steps
+        self._lock = Lock()
+        self._ahead: set[_Key] = set()
+        """Files of the content in hand that are still among the steps."""
+        self._passed: dict[_Key, _Step[ExtraT]] = {}
+        """Steps of others that another thread has met on its way to its own, oldest first."""
+
+    def next_unit(self) -> _Unit[ExtraT] | None:
+        """Return the next content; None after the last. Files of the one before are let go."""
+        with self._lock:
+            self._ahead.clear()
+            while self._passed:
+                self._drop_oldest()
+            for step in self._steps:
+                if step.file is None:
+                    self._ahead = {
+                        (id(tree), file.path)
+                        for tree, listing in step.unit.listings
+                        if listing.exception() is None
+                        for file in listing.result()
+                    }
+                    return step.unit
+                _drop(step)
+        return None
+
+    def take(self, tree: ArtifactTree, file: ArtifactFile) -> _Step[ExtraT] | None:
+        """Return the step of a file; None where it was taken or let go."""
+        key = (id(tree), file.path)
+        with self._lock:
+            while key in self._ahead:
+                step = next(self._steps)
+                assert step.file is not None
+                met = (id(step.tree), step.file.path)
+                self._ahead.discard(met)
+                self._passed[met] = step
+            found = self._passed.pop(key, None)
+            while sum([step.cost for step in self._passed.values()]) > _BYTES_PASSED:
+                self._drop_oldest()
+        return found
+
+    def _drop_oldest(self) -> None:
+        _drop(self._passed.pop(next(iter(self._passed))))
+
+
+def _drop(step: _Step[ExtraT]) -> None:
+    if step.opened is not None and not step.opened.cancel():
+        step.opened.add_done_callback(_close)
+
+
+def _close(opened: Future[OpenedArtifact]) -> None:
+    if not opened.cancelled() and opened.exception() is None:
+        opened.result().stream.close()
+
+
+def _tree_ahead(tree: ArtifactTree, line: _Line[ExtraT]) -> ArtifactTree:
+    return tree if tree.is_near else _TreeAhead(tree, line)
 
 
 class _TreeAhead(ArtifactTree):
-    """A tree whose small files are already on their way, in the order they are asked for."""
+    """A tree whose small files are already on their way."""
 
-    def __init__(self, tree: ArtifactTree, steps: Iterator[tuple[_Step[ExtraT], None]]) -> None:
+    def __init__(self, tree: ArtifactTree, line: _Line[ExtraT]) -> None:
         self.mode = tree.mode
         self._tree = tree
-        self._steps = steps
+        self._line = line
 
     def files(self) -> list[ArtifactFile]:
         return self._tree.files()
 
     def open(self, file: ArtifactFile) -> OpenedArtifact:
-        for step, _ in self._steps:
-            if step.tree is self._tree and step.file == file:
-                opened = step.opened.result() if step.opened is not None else self._tree.open(file)
-                if file.size is not None and opened.size != file.size:
-                    opened.stream.close()
-                    raise SourceError(
-                        f"{opened.size} bytes came, the listing says {file.size}",
-                        status=HTTPStatus.BAD_GATEWAY,
-                    )
-                return opened
-        raise RuntimeError(f"artifact {file.path} was not asked for in path order")
+        step = self._line.take(self._tree, file)
+        if step is None or step.opened is None:
+            opened = self._tree.open(file)
+        else:
+            opened = step.opened.result()
+        if file.size is not None and opened.size != file.size:
+            opened.stream.close()
+            raise SourceError(
+                f"{opened.size} bytes came, the listing says {file.size}",
+                status=HTTPStatus.BAD_GATEWAY,
+            )
+        return opened
 
 
 def _read(tree: ArtifactTree, file: ArtifactFile) -> OpenedArtifact:
