@@ -42,7 +42,7 @@ _LOGGED_MODEL_ROOT = re.compile(
     r".*/(?:models/(?=m-[0-9a-f]{32}/artifacts)|logged_models/)(m-[0-9a-f]{32})(?:/.*)?"
 )
 _RUN_URI = re.compile(r"runs:/([^/]+)(/.*)?", re.DOTALL)
-_VERSION_URI = re.compile(r"models:/([^/@]+)/(\d+)")
+_VERSION_URI = re.compile(r"models:/([^/]+)/(\d+)")
 _GATEWAY_ENDPOINT_ID = re.compile(r"e-[0-9a-f]{32}")
 _MLMODEL_LINE = re.compile(
     rb"^(run_id|model_id|model_uuid|artifact_path):[ \t]*(['\"]?)([^\s'\"]+)\2[ \t]*$", re.MULTILINE

@@ -99,21 +99,20 @@ class _NothingThere(Sink):
 # Export
 
 
-def choose(server: WorkspaceHost, selection: Selection, *, in_use: str = "") -> tuple[str, ...]:
+def choose(server: WorkspaceHost, selection: Selection) -> tuple[str, ...]:
     """Return the names of the workspaces that an export reads.
 
     Args:
         server: The source.
-        selection: Its ``workspaces`` if it names some, else the one in use; else all for an export
-            of everything, and ``default`` for any other.
-        in_use: ``MLFLOW_WORKSPACE``.
+        selection: Its ``workspaces`` if it names some; else all for an export of everything, and
+            ``default`` for any other.
 
     Raises:
         SelectionError: One does not exist.
     """
-    asked = selection.workspaces or ((in_use,) if in_use else ())
+    asked = selection.workspaces
     if not server.enabled:
-        if in_use or any(name != DEFAULT_WORKSPACE for name in asked):
+        if any(name != DEFAULT_WORKSPACE for name in asked):
             raise _no_workspaces(server)
         return (DEFAULT_WORKSPACE,)
     require_workspaces(asked, server.visible, where=server.shown_uri)

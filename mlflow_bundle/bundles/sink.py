@@ -82,6 +82,8 @@ class ExportOptions:
     artifacts: ArtifactPolicy = "copy"
     auth_db: bool = False
     """Whether users and roles were read."""
+    include_secrets: bool = False
+    """Whether encrypted secrets, and hashes of passwords, are in it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the options that differ from the default."""

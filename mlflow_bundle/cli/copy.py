@@ -89,7 +89,7 @@ def command(
         open_sink,
         open_source,
         tracking_uri,
-        workspace_in_use,
+        workspaces_in_use,
     )
     from mlflow_bundle.contracts import Sink, Source
     from mlflow_bundle.errors import SinkError, SourceError
@@ -97,6 +97,7 @@ def command(
     from mlflow_bundle.report import Report
     from mlflow_bundle.workspaces import Copy, Targets, choose
 
+    workspaces = settings.workspace or workspaces_in_use()
     selection = Selection(
         models=models,
         experiments=experiments,
@@ -105,12 +106,12 @@ def command(
         until_ms=until_ms,
         stages=stages,
         export_all_runs=export_all_runs,
-        workspaces=settings.workspace,
+        workspaces=workspaces,
     ).in_window()
     if selection.is_empty:
         if stages:
             raise click.UsageError("--stages chooses versions of --models: give them too, or all.")
-        selection = replace(Selection.all(), workspaces=settings.workspace)
+        selection = replace(Selection.all(), workspaces=workspaces)
     if auth_db is not None and not selection.everything:
         raise click.UsageError("--auth-db: users and roles are copied with everything only.")
     database = replace(settings.database, auth_db=auth_db)
@@ -128,7 +129,7 @@ def command(
     if origin.shown_uri == server.shown_uri:
         raise click.UsageError("--to names what --tracking-uri names: nothing would be copied.")
     report.destination = server.shown_uri
-    names = choose(origin, selection, in_use=workspace_in_use())
+    names = choose(origin, selection)
     if len(names) > 1 and not selection.everything:
         raise click.UsageError("A part is copied from one workspace; everything from many.")
     opened: list[Source | Sink] = []

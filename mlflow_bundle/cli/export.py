@@ -176,7 +176,7 @@ def _export(command: str, selection: Selection, settings: ExportSettings) -> int
         open_host,
         open_source,
         tracking_uri,
-        workspace_in_use,
+        workspaces_in_use,
     )
     from mlflow_bundle.contracts import Source
     from mlflow_bundle.errors import SourceError
@@ -203,14 +203,15 @@ def _export(command: str, selection: Selection, settings: ExportSettings) -> int
     patience = Patience(settings.retry_for_s, say=progress.message)
     server = open_host(uri, error=SourceError, patience=patience)
     auth = open_auth_source(settings.database)
-    selection = replace(selection, workspaces=settings.workspace)
-    names = choose(server, selection, in_use=workspace_in_use())
+    selection = replace(selection, workspaces=settings.workspace or workspaces_in_use())
+    names = choose(server, selection)
     export_options = ExportOptions(
         export_source_tags=settings.export_source_tags,
         stages=",".join(selection.stages) or "Production,Staging,Archived,None",
         notebook_formats=",".join(settings.notebook_formats),
         artifacts=settings.artifacts,
         auth_db=auth is not None,
+        include_secrets=settings.database.include_secrets,
     )
     old = OldExport(settings.complete) if settings.complete is not None else None
     if old is not None:

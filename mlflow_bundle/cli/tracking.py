@@ -402,6 +402,12 @@ def workspace_in_use() -> str:
     return get_request_workspace() or ""
 
 
+def workspaces_in_use() -> tuple[str, ...]:
+    """Return the workspaces that a source is read for where none are named."""
+    name = workspace_in_use()
+    return (name,) if name else ()
+
+
 def import_options_of(settings: WriteSettings, *, to: str) -> ImportOptions:
     """Return what the options of an import or a copy say.
 

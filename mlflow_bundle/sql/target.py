@@ -15,6 +15,7 @@ from sqlalchemy.sql import ColumnElement
 from mlflow_bundle import provenance
 from mlflow_bundle.errors import SinkError
 from mlflow_bundle.importing import Importing
+from mlflow_bundle.kinds.workspaces import DEFAULT_WORKSPACE
 from mlflow_bundle.remap import Placed
 from mlflow_bundle.sql.artifacts import ArtifactStore
 from mlflow_bundle.sql.batch import Batch, Owner, Row
@@ -23,6 +24,8 @@ from mlflow_bundle.sql.rows import whole
 
 _NAMESPACE = uuid.UUID("0d1a1f9e-6a57-4c0a-9a3a-8f2c3f1b7c55")
 """Of the ids that an import gives: the same again when it is repeated."""
+_WORKSPACES_DIRECTORY = "workspaces"
+"""``WORKSPACES_DIR_NAME``, mlflow/utils/workspace_utils.py."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -159,8 +162,15 @@ class Target(Importing):
         return made.hex if short else str(made)
 
     def location(self, *parts: str) -> str:
-        """Return a location below the root of new experiments."""
-        return str(append_to_uri_path(self.store.default_root, *parts))
+        """Return a location below the root of the workspace's new experiments."""
+        root = self.store.default_root
+        if self.workspace != DEFAULT_WORKSPACE:
+            own = self.row("workspaces", {"name": self.workspace}, "default_artifact_root")
+            if own is not None and own["default_artifact_root"]:
+                root = own["default_artifact_root"]
+            else:
+                root = append_to_uri_path(root, _WORKSPACES_DIRECTORY, self.workspace)
+        return str(append_to_uri_path(root, *parts))
 
     def lose(self, owner: Owner, field: str, reason: str) -> None:
         """List what the database cannot hold."""

@@ -1,14 +1,19 @@
-"""Bundles of whole servers, made once."""
+"""Bundles of whole servers, made once; empty places to fill."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.servers import MlflowServer
+from tests.sql.databases import is_reachable, new_database
+from tests.sql.imports import Place, made
 from tests.transfer.commands import export
 from tests.world import World
+
+Demand = Callable[[object, str], None]
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +34,27 @@ def genai_bundle(
     path = tmp_path_factory.mktemp("sql") / "genai.mlbundle"
     export(genai_server, path, expect=None)
     return path
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Place:
+    return made(tmp_path / "source")
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Place:
+    return made(tmp_path / "target")
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mysql"])
+def destination(
+    request: pytest.FixtureRequest, tmp_path: Path, prerequisite: Demand
+) -> Iterator[Place]:
+    """An empty database of each kind."""
+    artifacts = tmp_path / "files"
+    if request.param == "sqlite":
+        yield Place(f"sqlite:///{tmp_path}/destination.db", artifacts)
+        return
+    prerequisite(is_reachable(request.param), request.param)
+    with new_database(request.param) as uri:
+        yield Place(uri, artifacts)

@@ -1,7 +1,8 @@
-"""Imports bundles into databases, in this process."""
+"""Places with a database each, and bundles between them: in this process and by command."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from mlflow_bundle.sql.artifacts import ArtifactStore
 from mlflow_bundle.sql.sink import SqlSink
 from mlflow_bundle.transfer import transfer
 from mlflow_bundle.workspaces import workspace_view
+from tests.servers import prepare_directory
+from tests.transfer.commands import command
 
 
 @dataclass(frozen=True)
@@ -76,3 +79,29 @@ def import_into(
         source.close()
         tree.close()
     return report
+
+
+def made(directory: Path) -> Place:
+    """A place with an initialised database, in which nothing is yet."""
+    database, artifacts = prepare_directory(directory)
+    return Place(f"sqlite:///{database}", artifacts)
+
+
+def exported(place: Place, bundle: Path, *options: str, expect: int = 0) -> Any:
+    return _told(
+        *("export-all", "-o", bundle, "--force", "--tracking-uri", place.uri),
+        *("--artifacts-destination", place.artifacts, *options),
+        expect=expect,
+    )
+
+
+def imported(place: Place, bundle: Path, *options: str, expect: int = 0) -> Any:
+    return _told(
+        *("import-all", bundle, "--tracking-uri", place.uri),
+        *("--artifacts-destination", place.artifacts, *options),
+        expect=expect,
+    )
+
+
+def _told(*words: str | Path, expect: int) -> Any:
+    return json.loads(command(*words, "--json", "--quiet", expect=expect).stdout)

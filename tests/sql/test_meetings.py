@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from mlflow import MlflowClient
@@ -15,70 +13,17 @@ from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from opentelemetry.sdk.trace import TracerProvider
 
-from tests.servers import prepare_directory
-from tests.sql.databases import change, is_reachable, new_database, rows
-from tests.sql.imports import Place
+from tests.sql.databases import change, execute, rows
+from tests.sql.imports import Place, exported, imported
 from tests.transfer.commands import command
-
-Demand = Callable[[object, str], None]
 
 HOOK = [WebhookEvent(WebhookEntity.REGISTERED_MODEL, WebhookAction.CREATED)]
 URL = "https://93.184.216.34/hook"
 
 
-def made(directory: Path) -> Place:
-    """A place with an initialised database, in which nothing is yet."""
-    database, artifacts = prepare_directory(directory)
-    return Place(f"sqlite:///{database}", artifacts)
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Place:
-    return made(tmp_path / "source")
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Place:
-    return made(tmp_path / "target")
-
-
-def exported(place: Place, bundle: Path, *options: str, expect: int = 0) -> Any:
-    return _told(
-        *("export-all", "-o", bundle, "--force", "--tracking-uri", place.uri),
-        *("--artifacts-destination", place.artifacts, *options),
-        expect=expect,
-    )
-
-
-def imported(place: Place, bundle: Path, *options: str, expect: int = 0) -> Any:
-    return _told(
-        *("import-all", bundle, "--tracking-uri", place.uri),
-        *("--artifacts-destination", place.artifacts, *options),
-        expect=expect,
-    )
-
-
-def _told(*words: str | Path, expect: int) -> Any:
-    return json.loads(command(*words, "--json", "--quiet", expect=expect).stdout)
-
-
 def experiment(place: Place, name: str) -> str:
     client = MlflowClient(place.uri)
     return client.create_experiment(name, artifact_location=f"{place.artifacts}/{name}")
-
-
-@pytest.fixture(params=["sqlite", "postgresql", "mysql"])
-def destination(
-    request: pytest.FixtureRequest, tmp_path: Path, prerequisite: Demand
-) -> Iterator[Place]:
-    """An empty database of each kind."""
-    artifacts = tmp_path / "files"
-    if request.param == "sqlite":
-        yield Place(f"sqlite:///{tmp_path}/destination.db", artifacts)
-        return
-    prerequisite(is_reachable(request.param), request.param)
-    with new_database(request.param) as uri:
-        yield Place(uri, artifacts)
 
 
 def test_json_that_is_changed_stays_json(source: Place, destination: Place, tmp_path: Path) -> None:
@@ -425,3 +370,30 @@ def test_a_span_keeps_the_type_that_its_text_has_another_for(
     there = rows(source.uri, statement)
     assert any(type is None and "CHAT_MODEL" in content for _, type, content in there)
     assert rows(destination.uri, statement) == there
+
+
+@pytest.mark.parametrize(
+    ("options", "environment", "why"),
+    [
+        (("--include-secrets",), {}, "with other options"),
+        ((), {"MLFLOW_WORKSPACE": "team"}, "of another selection"),
+    ],
+)
+def test_only_the_same_export_completes_one(
+    source: Place,
+    tmp_path: Path,
+    options: tuple[str, ...],
+    environment: dict[str, str],
+    why: str,
+) -> None:
+    execute(source.uri, "INSERT INTO workspaces (name) VALUES ('team')")
+    client = MlflowClient(source.uri)
+    client.create_registered_model("m")
+    client.create_model_version("m", "elsewhere://nothing/there")  # a loss
+    words = ("--tracking-uri", source.uri, "--artifacts-destination", source.artifacts, *options)
+    export = ("export", "--models", "all", "-o")
+    old = tmp_path / "old"
+    command(*export, old, *words[:4], expect=3)
+    whole = (tmp_path / "whole", "--complete", old)
+    refused = command(*export, *whole, *words, expect=2, env=environment)
+    assert why in refused.stderr

@@ -27,9 +27,6 @@ _CONTENTS = ("logged_models", "runs", "trace_info")
 _LARGEST_ID = 2**31 - 1
 """What an INTEGER column holds; SQLite's holds more."""
 
-_WORKSPACES_DIRECTORY = "workspaces"
-"""``WORKSPACES_DIR_NAME``, mlflow/utils/workspace_utils.py."""
-
 
 class _Waiting(NamedTuple):
     """An experiment whose id is taken, until all that keep theirs have it."""
@@ -121,7 +118,7 @@ class ExperimentWriter(Writer):
 
     def _make(self, experiment: Experiment, id: int, *, dry: bool, show: bool = True) -> None:
         options = self._to.options
-        location = self._location(str(id))
+        location = self._to.location(str(id))
         if options.artifacts == "reference" and experiment.artifact_location:
             location = experiment.artifact_location
         if not dry:
@@ -142,15 +139,6 @@ class ExperimentWriter(Writer):
                 self._to.report.adjust(self.kind, "experiment_id (taken at the destination)")
         self._kept.add(id)
         self._place(experiment, str(id) if show else NEW, location)
-
-    def _location(self, id: str) -> str:
-        root = self._to.store.default_root
-        if self._to.workspace != DEFAULT_WORKSPACE:
-            own = self._to.row("workspaces", {"name": self._to.workspace}, "default_artifact_root")
-            if own is not None and own["default_artifact_root"]:
-                return str(append_to_uri_path(own["default_artifact_root"], id))
-            root = append_to_uri_path(root, _WORKSPACES_DIRECTORY, self._to.workspace)
-        return str(append_to_uri_path(root, id))
 
     def _place(self, experiment: Experiment, id: str, location: str) -> None:
         self._to.remap.place(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 from urllib.parse import quote
 
 import sqlalchemy
+from mlflow.utils.uri import append_to_uri_path
 
 from mlflow_bundle import provenance
 from mlflow_bundle.contracts import ArtifactTree, Content
@@ -25,6 +27,7 @@ from mlflow_bundle.references import (
     PROMPT_EXPERIMENTS_TAG,
     join_experiments,
     logged_model_id_of,
+    model_version_of,
     rewrite_version_source,
     rewrite_version_storage,
 )
@@ -48,12 +51,23 @@ _LONG_NAME = 100
 _HINT = "(--renumber gives the next free one, --rename-model another name)"
 
 
+class _Copy(NamedTuple):
+    """A version that was made of another one."""
+
+    version: ModelVersion
+    """As the bundle has it."""
+    made_of: tuple[str, int]
+    """Name and number here of the version that it was made of."""
+
+
 class RegistryWriter(Writer):
     """Writes registered models, or prompts."""
 
     def __init__(self, to: Target, kind: str) -> None:
         super().__init__(to)
         self.kind = kind  # type: ignore[misc]
+        self._copies: dict[tuple[str, int], _Copy] = {}
+        """Versions here, by name and number, whose files are those of another version."""
 
     def reserve(self, entity: Entity, *, dry: bool) -> None:
         assert isinstance(entity, RegisteredModel)
@@ -89,7 +103,7 @@ class RegistryWriter(Writer):
             return
         where = {**self._within(name), "key": PROMPT_TAG}
         tag = self._to.row("registered_model_tags", where, "value")
-        is_prompt = tag is not None and str(tag["value"]).lower() == "true"
+        is_prompt = tag is not None and tag["value"] == "true"
         if is_prompt != isinstance(model, Prompt):
             noun = "prompt" if is_prompt else "registered model"
             self._to.report.conflict(
@@ -153,8 +167,7 @@ class RegistryWriter(Writer):
             merge.count()
             for version, number, source in moves:
                 self._write_version(model, version, number, source, within, merge)
-            if not dry:
-                self._write_deleted(merge, model, within)
+            self._write_deleted(merge, model, within)
             self._write_aliases(merge, model, within)
 
     # Deletion (--delete-model)
@@ -166,11 +179,14 @@ class RegistryWriter(Writer):
 
     def _delete(self, within: Row) -> None:
         for table in _BELOW:
-            source = self._to.table(table)
-            statement = sqlalchemy.delete(source)
-            for column, value in within.items():
-                statement = statement.where(source.c[column] == value)
-            self._to.batch.execute(statement)
+            self._delete_rows(table, within)
+
+    def _delete_rows(self, table: str, where: Row) -> None:
+        source = self._to.table(table)
+        statement = sqlalchemy.delete(source)
+        for column, value in where.items():
+            statement = statement.where(source.c[column] == value)
+        self._to.batch.execute(statement)
 
     # Rows
 
@@ -243,9 +259,11 @@ class RegistryWriter(Writer):
             arrived = _arrived(version, source, here)
         compared = (*_COMPARED, *arrived)
         part.own(_VERSIONS, row, here, key=tuple(where), compared=compared, news=arrived)
+        self._follow_files(version, where, row if here is None else here, merge)
         tags = self._to.tags_of(kind, version.tags)
         if here is not None:
             tags.pop(provenance.ORIGIN, None)
+            tags.pop(provenance.SOURCE_VERSION, None)
         elif (model.name, version.version) != (within["name"], number):
             tags[provenance.ORIGIN] = provenance.version_origin(version)
             if number != version.version:
@@ -253,6 +271,38 @@ class RegistryWriter(Writer):
                 self._to.report.adjust(kind, "version (--renumber)")
         part.map("model_version_tags", where, tags, name="tags", nulls=null_names(nulls))
         part.count()
+
+    def _follow_files(self, version: ModelVersion, where: Row, row: Row, merge: Merge) -> None:
+        """Remember a version whose files are those of another one, wherever that has them here."""
+        made_of = model_version_of(version.source)
+        stored = version.storage_location
+        if merge.dry or made_of is None or not stored or row["storage_location"] != stored:
+            return
+        placed = self._to.remap.find(VERSION_KIND[self.kind], f"{made_of[0]}/{made_of[1]}")
+        if placed is not None:
+            name, _, number = placed.id.rpartition("/")
+            copy = _Copy(version, (name, int(number)))
+            self._copies[where["name"], where["version"]] = copy
+
+    def finish(self) -> None:
+        while self._copies:
+            self._find_files(next(iter(self._copies)))
+
+    def _find_files(self, key: tuple[str, int]) -> str | None:
+        """Return where the files of a version are, and write it of one that is a copy."""
+        copy = self._copies.pop(key, None)
+        where: Row = {**self._within(key[0]), "version": key[1]}
+        if copy is None:
+            row = self._to.row(_VERSIONS, where, "source", "storage_location")
+            return None if row is None else row["storage_location"] or row["source"]
+        stored = copy.version.storage_location
+        location = self._find_files(copy.made_of)
+        if location is None or location == stored:
+            return stored
+        id = f"{copy.version.name}/{copy.version.version}"
+        with Merge(self._to, VERSION_KIND[self.kind], id, fresh=False, dry=False) as merge:
+            merge.replace(_VERSIONS, where, {"storage_location": location})
+        return location
 
     def _version_row(self, version: ModelVersion, where: Row, source: Row) -> Row:
         nulls, user = version.null_fields, self._to.options.user_of(version.user_id)
@@ -270,16 +320,19 @@ class RegistryWriter(Writer):
         }
 
     def _write_deleted(self, merge: Merge, model: RegisteredModel, within: Row) -> None:
-        """Write what is left of deleted versions, where their numbers are free."""
+        """Write what is left of deleted versions, where they are live or their numbers free."""
         deleted = known(model.deleted_versions, [])
         if not deleted:
             return
         taken = {} if merge.fresh else self._versions_here(within["name"])
         used = {number for _, number in self._numbers_placed(model)}
         for version in deleted:
-            if version.version in taken or version.version in used:
+            origin = provenance.version_origin(version)
+            twin = next((number for number, other in taken.items() if other == origin), None)
+            number = version.version if twin is None else twin
+            if number in used or (twin is None and number in taken):
                 continue
-            where: Row = {**within, "version": version.version}
+            where: Row = {**within, "version": number}
             stored = version.storage_location
             if stored is None and "storage_location" not in null_names(version.null_fields):
                 stored = version.source
@@ -289,6 +342,9 @@ class RegistryWriter(Writer):
                 "run_id": text(version.run_id, "run_id", version.null_fields),
             }
             row = self._version_row(version, where, source)
+            if twin is not None:
+                self._delete_version(merge, model, version, where, row)
+                continue
             name = f"versions.{version.version}"
             merge.own(_VERSIONS, row, None, key=("version",), compared=(), name=name)
             merge.insert_map(
@@ -298,6 +354,23 @@ class RegistryWriter(Writer):
                 name=f"{name}.tags",
                 nulls=null_names(version.null_fields),
             )
+
+    def _delete_version(
+        self, merge: Merge, model: RegisteredModel, version: ModelVersion, where: Row, row: Row
+    ) -> None:
+        """Delete a version that was deleted at the source; nothing would bring it back."""
+        here = self._to.row(_VERSIONS, where, "current_stage")
+        if here is None or here["current_stage"] == DELETED_STAGE:
+            return
+        kind, id = VERSION_KIND[model.kind], f"{model.name}/{version.version}"
+        if not self._to.differs(
+            kind, id, "current_stage", here=here["current_stage"], bundle=DELETED_STAGE
+        ):
+            return
+        values = {column: value for column, value in row.items() if column not in where}
+        merge.replace(_VERSIONS, where, values)
+        if not merge.dry:
+            self._delete_rows("registered_model_aliases", where)
 
     def _numbers_placed(self, model: RegisteredModel) -> Iterator[tuple[ModelVersion, int]]:
         for version in model.versions:
@@ -387,7 +460,7 @@ class RegistryWriter(Writer):
         directory = quote(name, safe="")
         if len(directory) > _LONG_NAME:
             directory = self._to.made_id(_MODELS, name)
-        location = f"{root.rstrip('/')}/model_versions/{directory}/{number}"
+        location = str(append_to_uri_path(root, "model_versions", directory, str(number)))
         files = FileWriter(
             self._to,
             kind="model_version",
