@@ -41,3 +41,18 @@ def get_experiment(session: Session, experiment_id: str) -> Experiment:
         what=f"experiment {experiment_id}",
     )
     return answer.experiment.record()
+
+
+def experiment_named(session: Session, name: str) -> Experiment:
+    """Return the experiment of that name as it is now.
+
+    Raises:
+        ServerError: There is none, or the server refused.
+    """
+    answer: records.RestExperimentAnswer = session.get(
+        f"{API}experiments/get-by-name",
+        params={"experiment_name": name},
+        type=records.RestExperimentAnswer,
+        what=f"experiment {name!r}",
+    )
+    return answer.experiment.record()

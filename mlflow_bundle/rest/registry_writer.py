@@ -19,6 +19,7 @@ from mlflow_bundle.references import (
     PROMPT_EXPERIMENTS_TAG,
     join_experiments,
     logged_model_id_of,
+    model_version_of,
     rewrite_version_source,
     run_id_of,
 )
@@ -26,6 +27,7 @@ from mlflow_bundle.report import Report
 from mlflow_bundle.rest import records
 from mlflow_bundle.rest.artifacts import ArtifactOwner
 from mlflow_bundle.rest.destination import Destination
+from mlflow_bundle.rest.experiments import experiment_named, get_experiment
 from mlflow_bundle.rest.registry import list_registry
 from mlflow_bundle.rest.session import API
 from mlflow_bundle.rest.upload import ArtifactWriter
@@ -38,7 +40,9 @@ _PAUSES_S = (1.0, 3.0)
 _FILLER_SOURCE = "s3://mlflow-bundle/filler"
 _PROMPT_SOURCE = "dummy-source"
 _UNSETTABLE = ("creation_timestamp", "last_updated_timestamp")
-_DEFAULT_EXPERIMENT = "0"
+_FIRST_EXPERIMENT = "0"
+_HOLDERS_EXPERIMENT = "files of model versions"
+"""Where that of a server is deleted, or not in the workspace."""
 _NO_LOGGED_MODELS = "its logged model cannot be held by the server (they came with MLflow 3.0)"
 
 
@@ -57,6 +61,8 @@ class RegistryWriter:
         """Highest number that the server gave, by name: deleted versions are invisible."""
         self._numbered: dict[str, bool] = {}
         """Prompts that :meth:`number` was called for, by name here: whether it made them."""
+        self._holders = ""
+        """Experiment of the runs that hold files of versions, once it is known."""
 
     def name_here(self, model: RegisteredModel) -> str:
         """Name of the model at the server."""
@@ -562,7 +568,10 @@ class RegistryWriter:
         if not moved.moved and tree is not None and tree.mode == "included":
             return self._upload_files(version, name, moved.run_id, tree)
         body = {"source": moved.source}
-        if moved.run_id:
+        if model_version_of(moved.source) is not None and self._to.since(3, 17):
+            # The server takes the run of the version that it is made of, and accepts no other.
+            pass
+        elif moved.run_id:
             body["run_id"] = moved.run_id
             if moved.run_id == version.run_id:
                 self._to.report.adjust(kind, "run_id (points outside)")
@@ -606,10 +615,11 @@ class RegistryWriter:
     def _make_holder(self, version: ModelVersion, name: str) -> records.RestRunInfo:
         """Find or make a run for files that a server accepts only inside some run."""
         origin = provenance.version_origin(version)
+        experiment_id = self._holders_experiment()
         found: records.RestRuns = self._to.session.post(
             f"{API}runs/search",
             {
-                "experiment_ids": [_DEFAULT_EXPERIMENT],
+                "experiment_ids": [experiment_id],
                 "filter": f"tags.`{provenance.ORIGIN}` = {_quoted(origin)}",
                 "max_results": 1,
             },
@@ -621,7 +631,7 @@ class RegistryWriter:
         answer: records.RestRunAnswer = self._to.session.post(
             f"{API}runs/create",
             {
-                "experiment_id": _DEFAULT_EXPERIMENT,
+                "experiment_id": experiment_id,
                 "run_name": f"files of {name} version {version.version}",
                 "start_time": version.creation_timestamp or 0,
                 "tags": records.tag_list(self._to.options.extra_tags | {provenance.ORIGIN: origin}),
@@ -640,6 +650,28 @@ class RegistryWriter:
         )
         self._to.report.adjust("model_version", "run_id (a run was made for its files)")
         return answer.run.info
+
+    def _holders_experiment(self) -> str:
+        """Return the experiment that such runs are in: the first one of the server, or our own."""
+        if self._holders:
+            return self._holders
+        session = self._to.session
+        try:
+            first = get_experiment(session, _FIRST_EXPERIMENT)
+        except ServerError as exc:
+            if exc.status != HTTPStatus.NOT_FOUND:
+                raise
+        else:
+            if first.lifecycle_stage == "active":
+                self._holders = first.experiment_id
+                return self._holders
+        try:
+            self._post("experiments/create", {"name": _HOLDERS_EXPERIMENT})
+        except ServerError as exc:
+            if exc.status is None:
+                raise
+        self._holders = experiment_named(session, _HOLDERS_EXPERIMENT).experiment_id
+        return self._holders
 
     def _write_aliases(
         self,

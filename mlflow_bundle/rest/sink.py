@@ -41,7 +41,7 @@ from mlflow_bundle.rest.database_only import (
 from mlflow_bundle.rest.databricks import SET_BY_DATABRICKS, make_parent
 from mlflow_bundle.rest.deleted_models import DeletedModels
 from mlflow_bundle.rest.destination import Destination
-from mlflow_bundle.rest.experiments import get_experiment, iter_experiments
+from mlflow_bundle.rest.experiments import experiment_named, get_experiment, iter_experiments
 from mlflow_bundle.rest.logged_model_writer import LoggedModelWriter, is_deleted_by
 from mlflow_bundle.rest.marks import Marks
 from mlflow_bundle.rest.present import Present
@@ -286,15 +286,9 @@ class RestSink(Sink):
         if error.status is None:
             return None
         try:
-            answer: records.RestExperimentAnswer = self._to.session.get(
-                f"{API}experiments/get-by-name",
-                params={"experiment_name": name},
-                type=records.RestExperimentAnswer,
-                what=f"experiment {name!r}",
-            )
+            here = experiment_named(self._to.session, name)
         except ServerError:
             return None
-        here = answer.experiment.record()
         return here.experiment_id if self._marks.is_own(here.tags) else None
 
     def _reserve_run(self, run: Run, *, dry: bool) -> None:

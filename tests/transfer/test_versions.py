@@ -329,7 +329,10 @@ def test_sources_of_every_scheme_lead_to_the_new_files(
     }
 
 
-def test_files_of_a_run_that_is_gone_find_a_place(empty_server: LendServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_first_there", [True, False])
+def test_files_of_a_run_that_is_gone_find_a_place(
+    is_first_there: bool, empty_server: LendServer, tmp_path: Path
+) -> None:
     """The version's run was deleted for good; its files are still where they were."""
     source, server = empty_server(), empty_server()
     build = Small(source.uri)
@@ -339,14 +342,19 @@ def test_files_of_a_run_that_is_gone_find_a_place(empty_server: LendServer, tmp_
     build.put_files(place, {"model.pkl": b"elsewhere", "a/b": b"c"})
     build.model("outside")
     build.version("outside", place, run_id=run)
+    build.model("a copy")
+    build.version("a copy", "models:/outside/1")
+    if not is_first_there:
+        Small(server.uri).call("experiments/delete", experiment_id="0")
     with sqlite3.connect(source.database) as connection:
         for table in ("tags", "params", "metrics", "latest_metrics", "runs"):
             connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (run,))
     connection.close()
     export(source, tmp_path / "f.mlbundle")
-    import_(server, tmp_path / "f.mlbundle")
-    assert downloaded(server, "outside", "1", tmp_path) == {"model.pkl": b"elsewhere", "a/b": b"c"}
-    again = import_(server, tmp_path / "f.mlbundle")
+    import_(server, tmp_path / "f.mlbundle", "--models", "all", name="import")
+    for name in ("outside", "a copy"):
+        assert downloaded(server, name, "1", tmp_path) == {"model.pkl": b"elsewhere", "a/b": b"c"}
+    again = import_(server, tmp_path / "f.mlbundle", "--models", "all", name="import")
     assert again.report["done"] == {}
 
 
