@@ -268,7 +268,7 @@ class Batch:
 
     def insert(
         self, owner: Owner, table: str, row: Row, *, name: str = "", key: Any = None
-    ) -> None:
+    ) -> bool:
         """Add one row of the entity that was begun.
 
         Args:
@@ -278,11 +278,14 @@ class Batch:
             name: How reports name the row; empty for the owner's own, without which it is none.
             key: Value by which :meth:`holds` finds the row until it is written.
 
+        Returns:
+            Whether it fits.
+
         Raises:
             SinkError: The own row of the entity that was begun does not fit.
         """
         if owner in self._failed:
-            return
+            return False
         group = self._group(table, tuple(row))
         values: Sequence[Any] = tuple(row.values())
         if group.checked:
@@ -290,7 +293,7 @@ class Batch:
             if fitting is None:
                 if table == "datasets":
                     self._never.add(row["dataset_uuid"])
-                return
+                return False
             values = fitting
         group.rows.append(values)
         group.owners.append((owner, name))
@@ -301,6 +304,7 @@ class Batch:
             self._waiting_mark.append((table, key))
         if self._rows >= 2 * _ROWS or self._bytes >= 2 * _BYTES:
             self._spill()
+        return True
 
     def insert_points(self, points: Points) -> None:
         """Add points whose texts are known to fit."""

@@ -240,9 +240,8 @@ class Merge:
         return is_single(self._to.table(table).c[column]) and single(here) == single(bundle)
 
     def _insert(self, table: str, row: Row, name: str, holds: Any = None) -> None:
-        self.changed = True
-        if not self.dry:
-            self._to.batch.insert(self._owner, table, row, name=name, key=holds)
+        if self.dry or self._to.batch.insert(self._owner, table, row, name=name, key=holds):
+            self.changed = True
 
     def _update(self, table: str, key: Row, values: Row, name: str) -> None:
         if self.dry or self._to.batch.update(self._owner, table, key, values, name=name):

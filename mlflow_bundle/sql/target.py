@@ -59,7 +59,7 @@ class Target(Importing):
         source = self.table(table)
         statement = sqlalchemy.select(*(_plain(source.c[name]) for name in columns))
         folds = self.database.dialect.folds_keys
-        if folds and any(
+        if any(
             isinstance(value, str) and not self.database.dialect.can_hold(source.c[name], value)
             for name, value in where.items()
         ):

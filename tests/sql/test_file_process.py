@@ -21,7 +21,7 @@ from mlflow_bundle.side_process import LostProcessError, SideProcess
 from mlflow_bundle.sql import file_process
 from mlflow_bundle.sql import sink as sql_sink
 from mlflow_bundle.sql.file_process import FileProcess
-from tests.sql.imports import import_into, place
+from tests.sql.imports import import_into, made, place
 from tests.transfer.commands import command, interrupted_after
 
 
@@ -184,7 +184,7 @@ def test_ctrl_c_does_not_wait_for_it(
 ) -> None:
     monkeypatch.setattr(sql_sink, "FileProcess", _Stuck)
     began = time.monotonic()
-    to = place(tmp_path / "stuck")
+    to = made(tmp_path / "stuck")
     words = ("--tracking-uri", to.uri, "--artifacts-destination", to.artifacts)
     with interrupted_after(6):
         command("import-all", full_bundle, *words, expect=130)

@@ -15,7 +15,7 @@ import sqlalchemy
 from mlflow.store.db.utils import InitialBase
 
 from mlflow_bundle.contracts import Content, NoArtifacts
-from mlflow_bundle.entities import Experiment, MetricHistory, Run, RunInfo
+from mlflow_bundle.entities import Experiment, MetricHistory, RegisteredModel, Run, RunInfo
 from mlflow_bundle.errors import SinkError
 from mlflow_bundle.importing import ImportOptions
 from mlflow_bundle.report import Report
@@ -234,8 +234,17 @@ def test_a_database_of_another_encoding_keeps_what_that_has(prerequisite: Demand
     options = "TEMPLATE template0 ENCODING 'LATIN1' LOCALE 'C'"
     with new_database("postgresql", options) as uri:
         histories = (history("größe", (1, 0.5)), history("日本", (1, 0.5)), history("m", (1, 0.5)))
-        report = put(uri, *contents(RUN_ID, *histories, straße="ä", other="日本"))
-        assert {loss.field for loss in report.losses} == {"metrics.日本", "params.other"}
+        model = RegisteredModel(name="m", description="日本")
+        lost = Content(entity=RegisteredModel(name="日本"))
+        made = contents(RUN_ID, *histories, straße="ä", other="日本")
+        report = put(uri, *made, Content(entity=model), lost)
+        assert {(loss.id, loss.field) for loss in report.losses} == {
+            *((RUN_ID, field) for field in ("metrics.日本", "params.other")),
+            *(("m", "description"), ("日本", "")),
+        }
+        assert all("LATIN1" in loss.reason for loss in report.losses)
+        assert rows(uri, "SELECT name, description FROM registered_models") == [("m", None)]
+        assert put(uri, *made, Content(entity=model), lost).done == {}
         assert rows(uri, "SELECT params.key, value FROM params") == [("straße", "ä")]
         assert sorted(rows(uri, "SELECT metrics.key FROM metrics")) == [("größe",), ("m",)]
 

@@ -16,6 +16,9 @@ from mlflow_bundle.sql.points import POINT_COLUMNS, Points
 LOCK_NAME = "mlflow-bundle import"
 """Name of the advisory lock that an import holds."""
 
+CODEC = "mlflow_bundle.codec"
+"""Of a column's ``info``: Python's name for its encoding, where that lacks characters."""
+
 
 class Dialect(ABC):
     """One kind of database."""
@@ -140,6 +143,13 @@ class Dialect(ABC):
 
     def can_hold(self, column: Column[Any], value: str) -> bool:
         """Whether a column's encoding has all characters of a text: else none can be equal."""
+        codec = column.info.get(CODEC)
+        if codec is None or value.isascii():
+            return True
+        try:
+            value.encode(codec)
+        except UnicodeEncodeError:
+            return False
         return True
 
     def blames_row(self, error: Exception) -> bool:

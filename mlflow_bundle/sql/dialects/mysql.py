@@ -13,6 +13,7 @@ from sqlalchemy.dialects import mysql
 from sqlalchemy.engine import URL
 
 from mlflow_bundle.sql.dialects.base import (
+    CODEC,
     LOCK_NAME,
     Dialect,
     insert_statement,
@@ -88,6 +89,7 @@ class MySql(Dialect):
             for column in table.c:
                 encoding, collation = texts.get((table.name, column.name), ("", ""))
                 column.info[_ENCODING], column.info[_COLLATION] = encoding, collation
+                column.info[CODEC] = _CODECS.get(encoding)
                 column.info[_PACKET] = packet - _OTHER_BYTES
 
     def insert(
@@ -123,17 +125,9 @@ class MySql(Dialect):
         return f"{size} bytes; the destination keeps {limit}" if size > limit else ""
 
     def can_hold(self, column: Column[Any], value: str) -> bool:
-        if value.isascii():
-            return True
-        encoding = column.info.get(_ENCODING, "")
-        if encoding in _FEW_BYTES:
-            return max(value) <= "\uffff"
-        if encoding in _CODECS:
-            try:
-                value.encode(_CODECS[encoding])
-            except UnicodeEncodeError:
-                return False
-        return True
+        if column.info.get(_ENCODING) in _FEW_BYTES:
+            return value.isascii() or max(value) <= "\uffff"
+        return super().can_hold(column, value)
 
     def fold(self, key: str) -> str:
         # As its usual collations do: neither case, accents nor spaces at the end count.

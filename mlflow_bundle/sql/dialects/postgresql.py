@@ -33,7 +33,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.types import TypeEngine
 
 from mlflow_bundle.spooled import temporary_file_named
-from mlflow_bundle.sql.dialects.base import LOCK_NAME, Dialect, quoted, too_long, with_driver
+from mlflow_bundle.sql.dialects.base import CODEC, LOCK_NAME, Dialect, quoted, too_long, with_driver
 from mlflow_bundle.sql.points import POINT_COLUMNS, Points
 
 _ROWS = 2000
@@ -58,6 +58,25 @@ _POINT_TYPES = {
 
 _ENCODING = "utf-8"
 """Of texts on their way, whatever the database's is."""
+
+_SERVER_ENCODING = "mlflow_bundle.server_encoding"
+"""What is kept of the columns of a database that is written to."""
+
+_CODECS = {
+    **{f"LATIN{n}": f"iso8859-{n}" for n in range(1, 5)},
+    **{
+        f"LATIN{n}": f"iso8859-{part}"
+        for n, part in zip(range(5, 11), (9, 10, 13, 14, 15, 16), strict=True)
+    },
+    **{f"ISO_8859_{n}": f"iso8859-{n}" for n in range(5, 9)},
+    **{f"WIN{n}": f"cp{n}" for n in (866, 874, *range(1250, 1259))},
+    "KOI8R": "koi8-r",
+    "KOI8U": "koi8-u",
+    "EUC_CN": "gb2312",
+    "EUC_JP": "euc_jp",
+    "EUC_KR": "euc_kr",
+}
+"""Encodings of databases that have not all characters, to Python's."""
 
 _SETTINGS = {
     "extra_float_digits": "3",  # else older servers, and some settings, round
@@ -84,6 +103,13 @@ class PostgreSql(Dialect):
         )
         sqlalchemy.event.listen(engine, "connect", _settle_session)
         return engine
+
+    def prepare(self, connection: Connection, tables: Iterable[Table]) -> None:
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+        for table in tables:
+            for column in table.c:
+                column.info[_SERVER_ENCODING] = encoding
+                column.info[CODEC] = _CODECS.get(encoding)
 
     @contextlib.contextmanager
     def snapshot(self, engine: Engine) -> Iterator[Connection]:
@@ -206,6 +232,9 @@ class PostgreSql(Dialect):
     def objection(self, column: Column[Any], value: str) -> str:
         if "\0" in value:
             return "holds a NUL character, which PostgreSQL takes in no text"
+        if not self.can_hold(column, value):
+            encoding = column.info[_SERVER_ENCODING]
+            return f"the database is in {encoding}, which has not all of its characters"
         return too_long(column, value)
 
     def set_sequences(self, connection: Connection, tables: Iterable[Table]) -> None:
