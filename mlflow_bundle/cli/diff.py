@@ -17,6 +17,7 @@ from mlflow_bundle.cli.exit_codes import (
     LOSSES,
     REFUSED,
     USAGE,
+    print_json,
     standard_output,
 )
 from mlflow_bundle.cli.progress import make_progress
@@ -75,8 +76,6 @@ def command(
     difference, unless --strict is given. Prefix, new names, users, tags and --workspace-map say
     what B has in the place of A's: give those of the import that made B.
     """
-    import msgspec
-
     from mlflow_bundle.cli import differences, sides
     from mlflow_bundle.diff import compare_places
 
@@ -107,9 +106,7 @@ def command(
         first.source.close()
     code = differences.code_of(result)
     if as_json:
-        data = msgspec.json.format(msgspec.json.encode(result), indent=2)
-        standard_output().buffer.write(data + b"\n")
-        standard_output().flush()
+        print_json(result)
     else:
         for line in differences.lines(result, verbose=verbose):
             click.echo(line)

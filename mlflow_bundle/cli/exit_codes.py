@@ -25,7 +25,7 @@ import sys
 import threading
 import traceback
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
@@ -174,6 +174,29 @@ def standard_output() -> TextIO:
     if stream is None:
         raise OSError(errno.EBADF, "it is closed", "standard output")
     return stream
+
+
+def print_json(value: Any) -> None:
+    """Print ``value`` as one JSON object.
+
+    Names of files may be no Unicode: such bytes stand there as ``\\udcff``, as in other messages.
+    """
+    import msgspec
+
+    try:
+        data = msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        data = msgspec.json.encode(_escaped(msgspec.to_builtins(value)))
+    standard_output().buffer.write(msgspec.json.format(data, indent=2) + b"\n")
+    standard_output().flush()
+
+
+def _escaped(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(each) for key, each in value.items()}
+    return [_escaped(each) for each in value] if isinstance(value, list) else value
 
 
 def _fail(exc: BaseException, message: str, hint: str) -> None:

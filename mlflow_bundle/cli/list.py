@@ -9,7 +9,15 @@ import click
 
 from mlflow_bundle.cli import options
 from mlflow_bundle.cli.command import bundle_command
-from mlflow_bundle.cli.exit_codes import DONE, FAILED, REFUSED, USAGE, one_line, standard_output
+from mlflow_bundle.cli.exit_codes import (
+    DONE,
+    FAILED,
+    REFUSED,
+    USAGE,
+    one_line,
+    print_json,
+    standard_output,
+)
 from mlflow_bundle.cli.progress import format_bytes
 from mlflow_bundle.selection import ModelPattern, NamePattern
 
@@ -42,8 +50,6 @@ def command(
     BUNDLE is a file, a URL, a directory of the same layout, or - for standard input. With PATH,
     lists the members at or below it with their sizes, as `tar -t` would.
     """
-    import msgspec
-
     from mlflow_bundle.bundles import listing
     from mlflow_bundle.bundles.opening import open_tree
 
@@ -55,7 +61,7 @@ def command(
         if path is not None:
             members = listing.iter_listed_members(tree, path)
             if as_json:
-                _print_json(msgspec.json.encode({"members": list(members)}))
+                print_json({"members": list(members)})
                 return DONE
             for member in members:
                 click.echo(f"{member.size:>14}  {member.path}")
@@ -71,17 +77,10 @@ def command(
             workspaces=workspace,
         )
     if as_json:
-        _print_json(msgspec.json.encode(contents))
+        print_json(contents)
     else:
         _print(contents)
     return DONE
-
-
-def _print_json(data: bytes) -> None:
-    import msgspec
-
-    standard_output().buffer.write(msgspec.json.format(data, indent=2) + b"\n")
-    standard_output().flush()
 
 
 def _print(contents: Listing) -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from mlflow_bundle.cli import differences, exit_codes
 from mlflow_bundle.cli.differences import counted, listed
-from mlflow_bundle.cli.exit_codes import one_line, standard_output
+from mlflow_bundle.cli.exit_codes import one_line, print_json
 from mlflow_bundle.cli.progress import format_bytes
 from mlflow_bundle.report import Report, Summary
 
@@ -46,9 +46,7 @@ def finish(
         shown = msgspec.to_builtins(summary)
         if verification is not None:
             shown["verification"] = msgspec.to_builtins(verification)
-        standard_output().buffer.write(msgspec.json.format(msgspec.json.encode(shown), indent=2))
-        standard_output().buffer.write(b"\n")
-        standard_output().flush()
+        print_json(shown)
     else:
         for line in lines(summary, strict=strict, verbose=verbose):
             click.echo(line, err=True)

@@ -17,7 +17,7 @@ from mlflow_bundle.cli.exit_codes import (
     REFUSED,
     USAGE,
     one_line,
-    standard_output,
+    print_json,
 )
 from mlflow_bundle.cli.progress import format_bytes, make_progress
 from mlflow_bundle.selection import ModelPattern, NamePattern, Selection
@@ -134,9 +134,7 @@ def command(
         shown = msgspec.to_builtins(result)
         if comparison is not None:
             shown["against"] = msgspec.to_builtins(comparison)
-        data = msgspec.json.format(msgspec.json.encode(shown), indent=2)
-        standard_output().buffer.write(data + b"\n")
-        standard_output().flush()
+        print_json(shown)
         return code
     _show(result, name)
     if comparison is not None:

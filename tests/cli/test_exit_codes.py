@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from mlflow_bundle.cli.command import bundle_command
-from mlflow_bundle.cli.exit_codes import describe, exit_code, one_line
+from mlflow_bundle.cli.exit_codes import describe, exit_code, one_line, print_json
 from mlflow_bundle.cli.options import output_options
 from mlflow_bundle.errors import (
     BundleError,
@@ -145,6 +146,13 @@ def test_tracebacks_are_shown_on_request(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_message_cannot_forge_lines_or_move_the_cursor() -> None:
     assert one_line("a\n b\x1b[2Jc\u202ed\x00") == "a b\\x1b[2Jc\\u202ed\\x00"
+
+
+def test_json_is_whole_where_a_name_is_no_unicode(capfd: pytest.CaptureFixture[str]) -> None:
+    name = os.fsdecode(b"a\xff")
+    print_json({"lost": [{"id": name}], "done": {name: 1}})
+    shown = "a\\udcff"
+    assert json.loads(capfd.readouterr().out) == {"lost": [{"id": shown}], "done": {shown: 1}}
 
 
 def test_the_help_line_lists_only_the_codes_given() -> None:
