@@ -10,7 +10,14 @@ from mlflow.utils.uri import is_local_uri
 from mlflow_bundle.contracts import ArtifactPolicy, ArtifactTree, NoArtifacts, SourceInfo
 from mlflow_bundle.entities import Experiment
 from mlflow_bundle.errors import SourceError
-from mlflow_bundle.filestore.files import TRASH, directory_of
+from mlflow_bundle.filestore.files import (
+    ARTIFACTS,
+    META,
+    TRACE_INFO,
+    TRASH,
+    directory_of,
+    is_experiment_id,
+)
 from mlflow_bundle.filestore.filling import Filling
 from mlflow_bundle.filestore.tables import Tables
 from mlflow_bundle.host import WorkspaceHost
@@ -18,9 +25,6 @@ from mlflow_bundle.report import Loss, Report
 from mlflow_bundle.selection import Selection
 from mlflow_bundle.sql.artifacts import ArtifactStore
 from mlflow_bundle.sql.source import SqlSource
-
-_ARTIFACTS = "artifacts"
-"""Directory of the files of a run, a logged model or a trace."""
 
 
 class FileStoreSource(SqlSource):
@@ -83,22 +87,37 @@ class FileStoreSource(SqlSource):
     def _open(self, location: str) -> ArtifactTree:
         uri = self._store.resolve(location)
         path = directory_of(uri) if is_local_uri(uri) else None
-        if path is not None and not path.is_dir() and (here := self._moved(path)) is not None:
-            return self._store.tree(str(here)) if here.is_dir() else NoArtifacts()
+        if path is not None and (found := self._here(path)) is not None:
+            here, owner = found
+            if here.is_dir() and (not path.is_dir() or _is_in_file_store(owner)):
+                return self._store.tree(str(here))
+            if not path.is_dir():
+                return NoArtifacts()
         return self._store.tree(location)
 
-    def _moved(self, path: Path) -> Path | None:
-        """Return where a directory of this file store is that is not where it was.
+    def _here(self, path: Path) -> tuple[Path, Path] | None:
+        """Return where a directory of this file store is now, and where its owner was.
 
-        The file store was moved as a whole, or the experiment was deleted, which moves it.
+        The file store was moved or copied as a whole, or the experiment was deleted, which moves
+        it.
         """
         for start, part in enumerate(path.parts):
             inside = path.parts[start:]
-            if part.isdecimal() and _ARTIFACTS in inside:  # from the experiment on
+            if is_experiment_id(part) and ARTIFACTS in inside:  # from the experiment on
+                owner = inside[: inside.index(ARTIFACTS)]
                 for root in (self._root, self._root / TRASH):
-                    if root.joinpath(*inside[: inside.index(_ARTIFACTS)]).is_dir():
-                        return root.joinpath(*inside)
+                    if root.joinpath(*owner).is_dir():
+                        return root.joinpath(*inside), Path(*path.parts[:start], *owner)
         return None
+
+
+def _is_in_file_store(owner: Path) -> bool:
+    """Whether a directory is that of a run, a logged model or a trace, not only of its files.
+
+    It is in a file store that this one was copied from. Where files were logged to another place
+    than the file store they lie alone, and its own directory for them is empty.
+    """
+    return any((owner / name).is_file() for name in (META, TRACE_INFO))
 
 
 class FileStoreHost(WorkspaceHost):

@@ -9,7 +9,7 @@ from typing import Any
 
 _TABLES = {
     "experiments": (
-        "experiment_id INTEGER PRIMARY KEY, name TEXT, artifact_location TEXT, "
+        "experiment_id INTEGER PRIMARY KEY, name TEXT UNIQUE, artifact_location TEXT, "
         "lifecycle_stage TEXT, creation_time BIGINT, last_update_time BIGINT"
     ),
     "experiment_tags": (
@@ -115,9 +115,14 @@ class Tables:
             rowid = "" if name == "experiments" else " WITHOUT ROWID"
             self._connection.execute(f"CREATE TABLE {name} ({columns}){rowid}")
 
-    def add(self, table: str, **values: Any) -> bool:
-        """Add a row; return whether there was none with its key."""
-        return self.add_all(table, tuple(values), [tuple(values.values())]) == 1
+    def add(self, table: str, **values: Any) -> None:
+        """Add a row.
+
+        Raises:
+            ValueError: There is one with its key.
+        """
+        if not self.add_all(table, tuple(values), [tuple(values.values())]):
+            raise ValueError("another one with its id, name or version was read before it")
 
     def add_all(self, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> int:
         """Add rows but for those whose key is there; return how many were added."""

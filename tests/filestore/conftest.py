@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("filestore") / "mlruns"
     fill(root)
     return root
+
+
+@pytest.fixture
+def copy(store: Path, tmp_path: Path) -> Path:
+    """A copy of the file store that may be damaged."""
+    shutil.copytree(store, tmp_path / "mlruns")
+    return tmp_path / "mlruns"

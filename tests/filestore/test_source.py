@@ -55,13 +55,6 @@ def told(store: Path) -> dict[Key, Told]:
     return told
 
 
-@pytest.fixture
-def copy(store: Path, tmp_path: Path) -> Path:
-    """A copy of the file store that may be damaged."""
-    shutil.copytree(store, tmp_path / "mlruns")
-    return tmp_path / "mlruns"
-
-
 def run_named(told: dict[Key, Told], name: str) -> Told:
     (found,) = (
         one
@@ -206,17 +199,51 @@ def test_files_are_found_where_the_directory_was_moved_to(
     ]
 
 
+def test_a_copy_beside_its_original_has_its_own_files(copy: Path, told: dict[Key, Told]) -> None:
+    for directory in copy.rglob("artifacts"):
+        (directory / "only of the copy").write_text("x")
+    again, report = told_of(copy)
+    assert report.losses == []
+    with_files = [key for key, one in told.items() if one.files]
+    assert with_files
+    for key in with_files:
+        assert again[key].files == sorted([*(told[key].files or ()), "only of the copy"])
+
+
+def test_files_that_were_logged_elsewhere_are_read_there(
+    store: Path, copy: Path, told: dict[Key, Told], tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    for root, pattern in ((copy, "[0-9]*/**/artifacts"), (copy / ".trash", "**/artifacts")):
+        for directory in [*root.glob(pattern)]:
+            shutil.copytree(directory, elsewhere / directory.relative_to(root))
+            shutil.rmtree(directory)
+            directory.mkdir()
+    for meta in copy.rglob("*"):
+        if meta.is_file() and store.as_uri() in (text := meta.read_text(errors="ignore")):
+            meta.write_text(text.replace(store.as_uri(), elsewhere.as_uri()))
+    again, report = told_of(copy)
+    assert report.losses == []
+    assert {key: one.files for key, one in again.items()} == {
+        key: one.files for key, one in told.items()
+    }
+
+
 def test_files_of_old_versions_are_read(tmp_path: Path) -> None:
     def write(path: str, text: str | dict[str, Any]) -> None:
         file = tmp_path / "mlruns" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text if isinstance(text, str) else yaml.safe_dump(text))
 
-    write("0/meta.yaml", {"experiment_id": 0, "name": "Default", "lifecycle_stage": "active"})
+    # As MLflow 0.2 wrote them; before it, the place of files was not recorded.
+    write("0/meta.yaml", {"experiment_id": 0, "name": "Default", "artifact_location": "mlruns/0"})
     run = {"run_uuid": "r1", "experiment_id": 0, "name": "", "status": 3, "source_type": 4}
+    run |= {"source_name": "train.py", "source_version": None, "entry_point_name": "main"}
+    run |= {"user_id": "ana", "start_time": 1500, "end_time": None, "tags": []}
     write("0/r1/meta.yaml", run)
+    write("0/r1/artifacts/model.txt", "weights")
     write("0/r1/tags/mlflow.runName", "of the tag")
-    write("0/0012/meta.yaml", "run_id: 0012\nexperiment_id: 0\nstatus: 1\n")  # a number in YAML
+    write("0/0012/meta.yaml", "run_id: 0012\n" + yaml.safe_dump(run))  # a number in YAML
     write("0/r1/metrics/m", "1500 0.5\n")
     trace = {"request_id": "tr-1", "experiment_id": "0", "timestamp_ms": 9, "status": "OK"}
     write("0/traces/tr-1/trace_info.yaml", trace | {"execution_time_ms": 4})
@@ -226,7 +253,8 @@ def test_files_of_old_versions_are_read(tmp_path: Path) -> None:
     entity = told["run", "r1", "0"].entity
     assert isinstance(entity, Run)
     assert (entity.info.status, entity.info.source_type) == ("FINISHED", "LOCAL")
-    assert entity.info.run_name == "of the tag"
+    assert (entity.info.run_name, entity.info.user_id) == ("of the tag", "ana")
+    assert told["run", "r1", "0"].files == ["model.txt"]
     assert told["run", "r1", "0"].histories == {"m": [("0.5", 1500, 0)]}
     assert ("run", "0012", "0") in told
     old = told["trace", "tr-1", "0"].entity
