@@ -29,7 +29,7 @@ from mlflow_bundle.contracts import (
     Wanted,
 )
 from mlflow_bundle.entities import Entity, Experiment
-from mlflow_bundle.errors import FormatError, SelectionError, ServerError
+from mlflow_bundle.errors import ConflictError, FormatError, SelectionError, ServerError
 from mlflow_bundle.host import WorkspaceHost, iter_settings
 from mlflow_bundle.importing import OnConflict
 from mlflow_bundle.kinds.workspaces import DEFAULT_WORKSPACE, WORKSPACE, Workspace
@@ -272,10 +272,16 @@ class _Arrival:
         self._on_conflict: OnConflict = on_conflict
 
     def _bring_all(
-        self, passages: list[_Passage], selection: Selection, jobs: int, progress: Progress
+        self,
+        passages: list[_Passage],
+        selection: Selection,
+        rename_experiments: Mapping[str, str],
+        jobs: int,
+        progress: Progress,
     ) -> list[_Passage]:
         """Bring what each source has selected; return those that went."""
         going = self._with_a_place(self._worth_going(passages, selection))
+        self._require_not_deleted(going, rename_experiments)
         examine_first = self._on_conflict == "fail" and not self._report.dry_run
         if examine_first:
             self._look(going, selection, jobs)
@@ -329,6 +335,35 @@ class _Arrival:
                 "that there is",
             )
         return going
+
+    def _require_not_deleted(self, passages: list[_Passage], renames: Mapping[str, str]) -> None:
+        """Refuse an experiment that another workspace would have brought before it, as deleted.
+
+        Raises:
+            ConflictError: There is one.
+        """
+        targets = Counter(self._targets.of(passage.name) for passage in passages)
+        first: dict[tuple[str, str], tuple[str, bool]] = {}
+        for passage in passages:
+            target = self._targets.of(passage.name)
+            if targets[target] == 1:
+                continue
+            with naming(passage.prefix):
+                for entity in passage.source.iter_entities(Experiment.kind):
+                    assert isinstance(entity, Experiment)
+                    name = renames.get(entity.name, entity.name)
+                    is_deleted = entity.lifecycle_stage == "deleted"
+                    before, was_deleted = first.setdefault(
+                        (target, name), (passage.name, is_deleted)
+                    )
+                    if was_deleted and not is_deleted:
+                        raise ConflictError(
+                            f"experiment {name!r} of workspace {passage.name} would come into "
+                            f"{target} after that of workspace {before}, which is deleted",
+                            hint=f"bring {passage.name} before {before}, in a command of its "
+                            f"own (--workspace {passage.name}), or give its experiments other "
+                            "names there (--experiment-name-prefix)",
+                        )
 
     def _look(self, passages: list[_Passage], selection: Selection, jobs: int) -> None:
         """Find every conflict before anything is written.
@@ -478,7 +513,7 @@ class BundleImport(_Arrival):
             progress.start("listing")
             self._select(selection, passages, rename_experiments, rename_models)
             self._tell_what_the_export_lost()
-            going = self._bring_all(list(passages), selection, jobs, progress)
+            going = self._bring_all(list(passages), selection, rename_experiments, jobs, progress)
             if then is not None:
                 losses = self._losses_of_the_export
                 for passage in going:
@@ -611,7 +646,7 @@ class Copy(_Arrival):
             renamed.require(
                 names_selection(rename_experiments, rename_models), where=self._origin.shown_uri
             )
-            self._bring_all(passages, selection, jobs, progress)
+            self._bring_all(passages, selection, rename_experiments, jobs, progress)
         finally:
             progress.close()
             for passage in passages:

@@ -84,6 +84,32 @@ def test_an_experiment_that_was_deleted_since_is_deleted_here_too(
     assert rows(target.uri, stages) == [("prod", "deleted"), ("takes the id", "active")]
 
 
+def test_an_experiment_comes_into_no_deleted_one_of_another_workspace(
+    source: Place, target: Place, tmp_path: Path
+) -> None:
+    MlflowClient(source.uri).delete_experiment(experiment(source, "prod"))
+    experiment(source, "red")
+    change(source.file, "INSERT INTO workspaces (name) VALUES ('red')")
+    change(
+        source.file, "UPDATE experiments SET workspace = 'red', name = 'prod' WHERE name = 'red'"
+    )
+    exported(source, tmp_path / "f")
+    stages = "SELECT name, lifecycle_stage FROM experiments ORDER BY experiment_id"
+    before = rows(target.uri, stages)
+    together = ("--workspace-map", "default=default", "--workspace-map", "red=default")
+    place = ("--tracking-uri", target.uri, "--artifacts-destination", target.artifacts)
+    for more in ((), ("--dry-run",), ("--on-conflict", "fail")):
+        done = command("import-all", tmp_path / "f", *place, *together, *more, expect=1)
+        assert "'prod' of workspace red would come into default after" in done.stderr
+    assert rows(target.uri, stages) == before
+    imported(target, tmp_path / "f", "--workspace", "red", "--workspace-map", "red=default")
+    report = imported(target, tmp_path / "f", "--workspace", "default")
+    assert [(c["kind"], c["field"]) for c in report["conflicts"]] == [
+        ("experiment", "lifecycle_stage")
+    ]
+    assert rows(target.uri, stages) == [*before, ("prod", "active")]
+
+
 def test_another_webhook_of_a_deleted_ones_name_lives_on(
     source: Place, target: Place, tmp_path: Path
 ) -> None:
