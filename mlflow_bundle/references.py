@@ -32,6 +32,9 @@ PROMPT_EXPERIMENTS_TAG = "_mlflow_experiment_ids"
 MODEL_VERSIONS_TAG = "mlflow.modelVersions"
 """Of a logged model: the versions that were made of it; a set, not a value."""
 
+SCORER_NAME = "scorer_name"
+"""Kind in a `Remap` of scorers as permissions call them (`kinds.auth.scorer_pattern`)."""
+
 Rewrite = Callable[[str, "Ids"], str]
 
 _EVALUATION_DATASET = "mlflow_evaluation_dataset"
@@ -234,7 +237,8 @@ def _model_name(value: str, ids: Ids) -> str:
 
 
 def _scorer_of_experiment(value: str, ids: Ids) -> str:
-    """``<experiment id>/<quoted name>`` (mlflow/server/auth/sqlalchemy_store.py)."""
+    """``<experiment id>/<quoted name>`` of a scorer that was moved."""
+    ids.get(SCORER_NAME, value)
     experiment_id, slash, name = value.partition("/")
     return f"{ids.get('experiment', experiment_id)}{slash}{name}"
 
@@ -256,7 +260,7 @@ REFERENCES = (
     *(
         Reference("permission", kind, _id_of(kind), "resource_pattern")
         for kind in (
-            *("experiment", "prompt"),
+            *("experiment", "prompt", "mcp_server"),
             *("gateway_secret", "gateway_model_definition", "gateway_endpoint"),
         )
     ),
@@ -277,6 +281,11 @@ REFERENCES = (
 _REFERENCES_OF: dict[tuple[str, str], list[Reference]] = {}
 for _reference in REFERENCES:
     _REFERENCES_OF.setdefault((_reference.kind, _reference.field), []).append(_reference)
+
+NAMED_BY_PERMISSIONS = frozenset(
+    reference.key for reference in _REFERENCES_OF["permission", "resource_pattern"]
+)
+"""Types of resources that a permission may name one of."""
 
 LATE_TAGS = {"experiment": frozenset({"mlflow.experiment.sourceId"})}
 """Tags that hold ids of what is placed after the entity itself is made."""

@@ -47,6 +47,14 @@ class Remap:
                 (kind, source_id, id, source_root, sink_root),
             )
 
+    def forget(self, kind: str, source_id: str) -> None:
+        """Take back that an entity was placed."""
+        with self._lock:
+            self._keep(kind, source_id, None)
+            self._database.execute(
+                "DELETE FROM placed WHERE kind = ? AND source_id = ?", (kind, source_id)
+            )
+
     def find(self, kind: str, source_id: str) -> Placed | None:
         """Return where an entity is, or None when it was not placed."""
         with self._lock:

@@ -64,7 +64,7 @@ class AuthDestination:
         from mlflow_bundle.sql.preparing import holds_nothing
 
         self._uri = uri
-        self.known_permissions = _permissions_of_installed()
+        self.known_permissions, self.known_types = _known_to_installed()
         self.is_new = holds_nothing(uri)
         self._lock = threading.Lock()
         if not self.is_new:
@@ -130,8 +130,10 @@ class AuthDestination:
             self.database.close()
 
 
-def _permissions_of_installed() -> frozenset[str]:
-    """Return the permissions that the installed MLflow's server knows: of others it makes errors.
+def _known_to_installed() -> tuple[frozenset[str], frozenset[str]]:
+    """Return the permissions, and the types of resources, that the installed MLflow's server knows.
+
+    Of other permissions it makes errors.
 
     Raises:
         SinkError: It has no basic-auth app, or one without roles.
@@ -140,13 +142,13 @@ def _permissions_of_installed() -> frozenset[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what MLflow's server is made of
             from mlflow.server.auth.db.models import SqlRole  # noqa: F401
-            from mlflow.server.auth.permissions import ALL_PERMISSIONS
+            from mlflow.server.auth.permissions import ALL_PERMISSIONS, VALID_RESOURCE_TYPES
     except ImportError as exc:
         raise SinkError(
             f"--auth-db: the installed MLflow has no basic-auth app with roles: {exc}",
             hint="pip install 'mlflow[auth]', of the version that the server has",
         ) from exc
-    return frozenset(ALL_PERMISSIONS)
+    return frozenset(ALL_PERMISSIONS), frozenset(VALID_RESOURCE_TYPES)
 
 
 def _migrate(engine: Engine) -> None:

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import NamedTuple
-from urllib.parse import quote
 
-from mlflow_bundle.kinds.auth import ANY, Permission
+from mlflow_bundle.kinds.auth import ANY, Permission, scorer_pattern
 from mlflow_bundle.kinds.workspaces import DEFAULT_WORKSPACE
 from mlflow_bundle.report import Report
 from mlflow_bundle.sql.rows import Rows
@@ -49,12 +48,7 @@ def _itself(value: object) -> str:
 _TABLES = (
     _Legacy("experiment_permissions", "experiment", ("experiment_id",), _itself),
     _Legacy("registered_model_permissions", "registered_model", ("name",), _itself),
-    _Legacy(
-        "scorer_permissions",
-        "scorer",
-        ("experiment_id", "scorer_name"),
-        lambda experiment_id, name: f"{experiment_id}/{quote(name, safe='')}",
-    ),
+    _Legacy("scorer_permissions", "scorer", ("experiment_id", "scorer_name"), scorer_pattern),
     _Legacy("gateway_secret_permissions", "gateway_secret", ("secret_id",), _itself),
     _Legacy("gateway_endpoint_permissions", "gateway_endpoint", ("endpoint_id",), _itself),
     _Legacy(
@@ -83,6 +77,8 @@ class LegacyPermissions:
         self._report = report
         self.count = revision in (*_BEFORE_ROLES, _ROLES_WITHOUT_PERMISSIONS)
         """Whether they do."""
+        self.tables = (_WORKSPACES, *(legacy.table for legacy in _TABLES)) if self.count else ()
+        """Those that do."""
 
     def _has(self, table: str) -> bool:
         """Whether a table has rows of this workspace; without a column for it, of ``default``."""
@@ -97,7 +93,7 @@ class LegacyPermissions:
 
     def user_ids(self) -> Iterator[int]:
         """Yield the ids of the users who have some, some of them repeatedly."""
-        for table in (_WORKSPACES, *(legacy.table for legacy in _TABLES)):
+        for table in self.tables:
             if self._has(table):
                 for batch in self._rows.batches(table, ("user_id",)):
                     yield from (user_id for (user_id,) in batch)

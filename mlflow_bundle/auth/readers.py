@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
+import sqlalchemy
 from msgspec import UNSET
 
 from mlflow_bundle.auth.legacy import LegacyPermissions
@@ -38,6 +40,18 @@ def _permissions(rows: Rows, role_ids: Sequence[int]) -> dict[int, list[Permissi
         id: sorted(Permission(**dict(zip(_GRANT, grant, strict=True))) for grant in grants)
         for id, grants in found.items()
     }
+
+
+def count_by_workspace(rows: Rows, tables: Iterable[str]) -> dict[str, int]:
+    """Return how many rows of some tables each workspace has, not only that of ``rows``."""
+    counts: Counter[str] = Counter()
+    for table in tables:
+        if rows.has(table, "workspace"):
+            workspace = rows.column(table, "workspace")
+            statement = sqlalchemy.select(workspace, sqlalchemy.func.count()).group_by(workspace)
+            for batch in rows.stream(statement):
+                counts.update({str(name): count for name, count in batch})
+    return dict(sorted(counts.items()))
 
 
 class RoleReader:

@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING
 
 from mlflow_bundle.contracts import Content, Sink, SourceInfo
 from mlflow_bundle.entities import Entity
+from mlflow_bundle.errors import ServerError
 from mlflow_bundle.importing import Importing
 from mlflow_bundle.kinds import APART
-from mlflow_bundle.kinds.auth import Role, User
+from mlflow_bundle.kinds.auth import Role, User, scorer_pattern
+from mlflow_bundle.kinds.mcp_servers import McpServer
+from mlflow_bundle.kinds.scorers import Scorer
+from mlflow_bundle.references import SCORER_NAME
 from mlflow_bundle.selection import Selection
 from mlflow_bundle.users import map_users
 
 if TYPE_CHECKING:  # it loads what databases need, and most imports have none of users
     from mlflow_bundle.auth.writer import AuthWriter
+
+
+_NAMED = (Scorer.kind, McpServer.kind)
+"""Kinds that only permissions refer to by name: no other sink places them by it."""
 
 
 class AuthSink(Sink):
@@ -36,6 +44,8 @@ class AuthSink(Sink):
         self._roles: list[Role] = []
         self._users: list[User] = []
         self.reserved_kinds = inner.reserved_kinds
+        if writer is not None:
+            self.reserved_kinds = tuple(dict.fromkeys((*inner.reserved_kinds, *_NAMED)))
         self.takes_files = inner.takes_files
         self.concurrent = inner.concurrent
 
@@ -47,7 +57,10 @@ class AuthSink(Sink):
         self._inner.begin(source, selection)
 
     def reserve(self, entity: Entity, *, dry: bool = False) -> None:
-        self._inner.reserve(entity, dry=dry)
+        if entity.kind in self._inner.reserved_kinds:
+            self._inner.reserve(entity, dry=dry)
+        if (named := _as_permissions_name(entity)) is not None:
+            self._import.remap.place(*named, named[1])
 
     def wants(self, kind: str, id: str, parent: str) -> bool:
         if kind not in APART:
@@ -74,13 +87,22 @@ class AuthSink(Sink):
     def put(self, content: Content) -> None:
         entity = self._mapped(content.entity)
         if entity is None:
-            self._inner.put(content)
+            self._put_other(content)
             return
         self._import.progress.advance(1)
         if isinstance(entity, Role):
             self._roles.append(entity)
         else:
             self._users.append(entity)
+
+    def _put_other(self, content: Content) -> None:
+        try:
+            self._inner.put(content)
+        except ServerError:
+            # One of that name at the destination is another one.
+            if (named := _as_permissions_name(content.entity)) is not None:
+                self._import.remap.forget(*named)
+            raise
 
     def _mapped(self, entity: Entity) -> Role | User | None:
         """Return a role or user with the users that it has here; None for anything else."""
@@ -104,3 +126,12 @@ class AuthSink(Sink):
 
     def close(self) -> None:
         self._inner.close()
+
+
+def _as_permissions_name(entity: Entity) -> tuple[str, str] | None:
+    """Return kind and name that only permissions use; None for what they name like all others."""
+    if isinstance(entity, McpServer):
+        return entity.kind, entity.id
+    if isinstance(entity, Scorer):
+        return SCORER_NAME, scorer_pattern(entity.experiment_id, entity.name)
+    return None

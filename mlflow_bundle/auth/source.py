@@ -10,9 +10,10 @@ from mlflow_bundle import layout
 from mlflow_bundle.archive import order_key
 from mlflow_bundle.auth.database import REVISIONS
 from mlflow_bundle.auth.legacy import LegacyPermissions
-from mlflow_bundle.auth.readers import RoleReader, UserReader
+from mlflow_bundle.auth.readers import RoleReader, UserReader, count_by_workspace
 from mlflow_bundle.contracts import Content, FileReading, HistoryReading, Source, SourceInfo, Wanted
 from mlflow_bundle.entities import Entity, Prompt
+from mlflow_bundle.kinds.workspaces import DEFAULT_WORKSPACE, WORKSPACE
 from mlflow_bundle.report import Report
 from mlflow_bundle.selection import Selection
 from mlflow_bundle.spool import Selected, Spool
@@ -29,15 +30,23 @@ class AuthSource(Source):
         inner: The source of everything else; closed with this one.
         database: Where users and roles are (`auth/database.py`); stays open.
         workspace: The workspace that ``inner`` reads.
+        workspaces: All that there are beside it.
         include_secrets: Whether hashes of passwords are read.
     """
 
     def __init__(
-        self, inner: Source, database: Database, *, workspace: str, include_secrets: bool = False
+        self,
+        inner: Source,
+        database: Database,
+        *,
+        workspace: str,
+        workspaces: Collection[str],
+        include_secrets: bool = False,
     ) -> None:
         self._inner = inner
         self._database = database
         self._workspace = workspace
+        self._workspaces = workspaces
         self._include_secrets = include_secrets
         self._spool = Spool()
         self._readers: dict[str, RoleReader | UserReader] = {}
@@ -62,10 +71,13 @@ class AuthSource(Source):
         with database.reading, database.errors():
             revision = database.revision_over(database.state, REVISIONS)
         rows = Rows(database, database.state, self._workspace)
+        legacy = LegacyPermissions(revision, rows, self._workspace, report)
+        if self._workspace == DEFAULT_WORKSPACE and not selection.workspaces:
+            self._lose_other_workspaces(rows, legacy, report)
         users = UserReader(
             rows,
             self._workspace,
-            legacy=LegacyPermissions(revision, rows, self._workspace, report),
+            legacy=legacy,
             prompts=self._prompts,
             report=report,
             include_secrets=self._include_secrets,
@@ -80,6 +92,19 @@ class AuthSource(Source):
             )
             if names:
                 report.plan(kind, len(names))
+
+    def _lose_other_workspaces(self, rows: Rows, legacy: LegacyPermissions, report: Report) -> None:
+        """List the workspaces that only the database of users knows: nobody reads their roles."""
+        with self._database.reading:
+            counts = count_by_workspace(rows, ("roles", *legacy.tables))
+        for name, count in counts.items():
+            if name != DEFAULT_WORKSPACE and name not in self._workspaces:
+                report.lose(
+                    WORKSPACE.name,
+                    name,
+                    f"{self.info.uri} does not show it; the database of users has {count} "
+                    f"role{'s' * (count != 1)} in it",
+                )
 
     def _prompts(self) -> Collection[str]:
         return {entity.id for entity in self._inner.iter_entities(Prompt.kind)}

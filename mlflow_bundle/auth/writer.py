@@ -16,8 +16,8 @@ from sqlalchemy import Connection
 from mlflow_bundle.auth.database import AuthDestination
 from mlflow_bundle.auth.readers import is_own_role, own_role_name
 from mlflow_bundle.importing import Importing
-from mlflow_bundle.kinds.auth import Permission, Role, User
-from mlflow_bundle.references import rewrite_permission
+from mlflow_bundle.kinds.auth import ANY, Permission, Role, User
+from mlflow_bundle.references import NAMED_BY_PERMISSIONS, rewrite_permission
 
 _NAMED_USERS = 20
 """Users that one note names."""
@@ -190,8 +190,7 @@ class _Merging:
     def _grant(self, role_id: int, permissions: Iterable[Permission]) -> None:
         for permission in permissions:
             field = f"permissions.{permission.resource_type} {permission.resource_pattern}"
-            if permission.permission not in self._to.known_permissions:
-                reason = f"the installed MLflow knows no permission {permission.permission!r}"
+            if reason := self._objection_to(permission):
                 self._lose(reason, field=field)
                 continue
             moved = rewrite_permission(permission, self._import.remap)
@@ -218,7 +217,20 @@ class _Merging:
                     field=field,
                 )
 
+    def _objection_to(self, permission: Permission) -> str:
+        """Return why a permission means nothing here; empty for one that does."""
+        type = permission.resource_type
+        if permission.permission not in self._to.known_permissions:
+            return f"the installed MLflow knows no permission {permission.permission!r}"
+        if type not in self._to.known_types:
+            return f"the installed MLflow knows no type of resource {type!r}"
+        if permission.resource_pattern != ANY and type not in NAMED_BY_PERMISSIONS:
+            return f"MLflow has permissions for all of this type alone ({ANY})"
+        return ""
+
     def _find(self, table: str, where: Row, *columns: str) -> Row | None:
+        if self._objection(table, where):
+            return None  # what cannot be there is not
         source = self._to.tables[table]
         statement = sqlalchemy.select(*(source.c[name] for name in columns))
         folds = self._to.database.dialect.folds_keys
@@ -229,19 +241,23 @@ class _Merging:
         row = self._connection.execute(statement).mappings().first()
         return None if row is None else dict(row)
 
+    def _objection(self, table: str, row: Row) -> str:
+        """Return why the database cannot hold values of a row; empty when it can."""
+        columns, dialect = self._to.tables[table].c, self._to.database.dialect
+        for name, value in row.items():
+            if isinstance(value, str) and (reason := dialect.objection(columns[name], value)):
+                return f"{name}: {reason}"
+        return ""
+
     def _insert(self, table: str, row: Row, *, field: str = "") -> int | None:
         """Insert a row; return its id, or None where there is none."""
-        target = self._to.tables[table]
-        for name, value in row.items():
-            if isinstance(value, str) and (
-                reason := self._to.database.dialect.objection(target.c[name], value)
-            ):
-                self._lose(f"{name}: {reason}", field=field)
-                return None
+        if reason := self._objection(table, row):
+            self._lose(reason, field=field)
+            return None
         self._changed = True
         if self._dry:
             return None
-        result = self._connection.execute(target.insert().values(**row))
+        result = self._connection.execute(self._to.tables[table].insert().values(**row))
         (id,) = result.inserted_primary_key or (None,)
         return None if id is None else int(id)
 

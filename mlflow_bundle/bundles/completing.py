@@ -94,8 +94,12 @@ class OldExport:
             hint="--complete needs the server, selection and options of the old export",
         )
 
-    def choose(self, names: tuple[str, ...]) -> tuple[str, ...]:
+    def choose(self, names: tuple[str, ...], report: Report) -> tuple[str, ...]:
         """Leave out workspaces that the old export neither holds nor lost.
+
+        Args:
+            names: Those that there are.
+            report: Told of those that stay lost.
 
         Raises:
             SelectionError: The old export holds one that is not among ``names``.
@@ -105,11 +109,12 @@ class OldExport:
             raise SelectionError(
                 f"{self._path} holds workspace {gone[0]!r}, which the server no longer shows"
             )
-        return tuple(name for name in names if name in self._prefixes or self._is_lost(name))
-
-    def _is_lost(self, workspace: str) -> bool:
-        lost = self._losses[DEFAULT_WORKSPACE]
-        return any(loss.kind == WORKSPACE.name and loss.id == workspace for loss in lost)
+        losses = [loss for loss in self._losses[DEFAULT_WORKSPACE] if loss.kind == WORKSPACE.name]
+        for loss in losses:
+            if loss.id not in names:
+                report.lose_again(loss)
+        lost = {loss.id for loss in losses}
+        return tuple(name for name in names if name in self._prefixes or name in lost)
 
     def source(self, workspace: str | None, fresh: Source) -> Source:
         """Return what completes a workspace.

@@ -217,7 +217,7 @@ def _export(command: str, selection: Selection, settings: ExportSettings) -> int
     if old is not None:
         old.require_same(server.shown_uri, selection, export_options)
         old.report_adjustments(report)
-        names = old.choose(names)
+        names = old.choose(names, report)
     if len(names) > 1 and not selection.everything:
         raise click.UsageError(f"{command} exports from one workspace; export-all from many.")
     opened: list[Source] = []

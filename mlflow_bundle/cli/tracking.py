@@ -246,6 +246,7 @@ def open_source(
         source,
         auth,
         workspace=workspace or DEFAULT_WORKSPACE,
+        workspaces=host.visible,
         include_secrets=database.include_secrets,
     )
 

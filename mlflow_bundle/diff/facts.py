@@ -43,6 +43,7 @@ from mlflow_bundle.entities import (
     Run,
 )
 from mlflow_bundle.errors import ServerError
+from mlflow_bundle.kinds.auth import User
 from mlflow_bundle.kinds.traces import TRACE_DATA
 from mlflow_bundle.progress import Progress
 from mlflow_bundle.references import (
@@ -409,6 +410,9 @@ class Reader:
                 rewritten = rewrite_values(entity.kind, name, value, self.names, Report())
                 for key, entry in canonical(rewritten, self.names.name).items():
                     yield Fact(f"{name}.{key}", text_of(entry))
+            elif isinstance(entity, User) and name == "roles":
+                for role in value:  # a set, so each is a fact
+                    yield Fact(name, text_of(role))
             elif name.endswith("_ids") and (kind := REFERENCES.get(name.removesuffix("s"))):
                 for id in value:
                     yield from self._reference(name, kind, id)

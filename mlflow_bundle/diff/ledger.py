@@ -89,16 +89,14 @@ class Thing(NamedTuple):
     root: str
     label: str
     twin: int | None
-
-    @property
-    def pair(self) -> int | None:
-        """Number of the pair: that of A's thing."""
-        if self.twin is None:
-            return None
-        return self.number if self.side == "a" else self.twin
+    pair: int | None
+    """Number of the pair: that of A's thing, or of the first of A's that are one at B."""
 
 
-_THING = "number, side, kind, id, parent, scope, origin, root, label, twin"
+_THING = (
+    "number, side, kind, id, parent, scope, origin, root, label, twin, CASE side WHEN 'b' THEN twin"
+    " ELSE (SELECT b.twin FROM thing b WHERE b.number = thing.twin) END"
+)
 
 
 class Fact(NamedTuple):
@@ -135,6 +133,8 @@ class Ledger:
     def __init__(self) -> None:
         self._database = sqlite3.connect("", check_same_thread=False, isolation_level=None)
         self._lock = threading.RLock()
+        self._joined: set[int] = set()
+        """Pairs of several things of A."""
         self._database.executescript(_SCHEMA)
 
     # Things
@@ -173,11 +173,27 @@ class Ledger:
                     " WHERE number IN (SELECT b FROM pair);"
                     "DROP TABLE pair;"
                 )
+        self._join_users()
         with self._lock:
             self._database.execute(
                 "UPDATE thing SET label = (SELECT label FROM thing a WHERE a.number = thing.twin)"
                 " WHERE side = 'b' AND twin IS NOT NULL"
             )
+
+    def _join_users(self) -> None:
+        """Give users of A that are one at B (``--user-map``) the same twin."""
+        with self._lock:
+            self._database.execute(
+                "UPDATE thing SET twin = (SELECT first.twin FROM thing first WHERE first.side = 'a'"
+                " AND first.kind = 'user' AND first.origin = thing.origin"
+                " AND first.twin IS NOT NULL)"
+                " WHERE side = 'a' AND kind = 'user' AND twin IS NULL"
+            )
+            rows = self._database.execute(
+                "SELECT b.twin FROM thing a JOIN thing b ON b.number = a.twin"
+                " WHERE a.side = 'a' AND a.kind = 'user' AND a.number <> b.twin"
+            )
+            self._joined = {pair for (pair,) in rows}
 
     def find(self, side: Side, kind: str, id: str, parent: str | None = None) -> Thing | None:
         """Return one entity by its own id, or None."""
@@ -249,8 +265,9 @@ class Ledger:
         """Return kind, number of equal, of different, and of never compared pairs."""
         with self._lock:
             return self._database.execute(
-                "SELECT kind, sum(state = ?), sum(state = ?), sum(state = ?) FROM thing"
-                " WHERE side = 'a' AND twin IS NOT NULL GROUP BY kind",
+                "SELECT a.kind, sum(pair.state = ?), sum(pair.state = ?), sum(pair.state = ?)"
+                " FROM thing a JOIN thing b ON b.number = a.twin"
+                " JOIN thing pair ON pair.number = b.twin WHERE a.side = 'a' GROUP BY a.kind",
                 (_EQUAL, _DIFFERENT, _NEW),
             ).fetchall()
 
@@ -293,9 +310,10 @@ class Ledger:
                 )
 
     def _facts(self, pair: int, side: str) -> Iterator[Fact]:
+        distinct = "DISTINCT " if pair in self._joined else ""
         with self._lock:
             cursor = self._database.execute(
-                "SELECT field, value, flag FROM fact WHERE pair = ? AND side = ?"
+                f"SELECT {distinct}field, value, flag FROM fact WHERE pair = ? AND side = ?"
                 " ORDER BY field, value",
                 (pair, side),
             )

@@ -12,9 +12,14 @@ rewrites a bundle's to a server's ids, so what it knows of references is known h
 
 from __future__ import annotations
 
-from mlflow_bundle.diff.ledger import Ledger
+from urllib.parse import unquote
+
+from mlflow_bundle.diff.ledger import Ledger, Thing
 from mlflow_bundle.diff.result import Side
 from mlflow_bundle.entities import VERSION_KIND
+from mlflow_bundle.kinds.auth import scorer_pattern
+from mlflow_bundle.kinds.scorers import Scorer
+from mlflow_bundle.references import SCORER_NAME
 from mlflow_bundle.remap import Placed, Remap
 
 HOLDER = "holder"
@@ -42,7 +47,7 @@ class Names(Remap):
         raise TypeError("names follow from what a side holds")
 
     def find(self, kind: str, source_id: str) -> Placed | None:
-        thing = self._ledger.find(self._side, kind, source_id)
+        thing = self._thing(kind, source_id)
         if thing is not None:
             return Placed(
                 f"<{kind} {thing.label}>", thing.root, f"<artifacts of {kind} {thing.label}>"
@@ -62,7 +67,16 @@ class Names(Remap):
 
     def knows(self, kind: str, id: str) -> bool:
         """Whether the side holds that entity."""
-        return self._ledger.find(self._side, kind, id) is not None
+        return self._thing(kind, id) is not None
+
+    def _thing(self, kind: str, id: str) -> Thing | None:
+        if kind != SCORER_NAME:
+            return self._ledger.find(self._side, kind, id)
+        experiment_id, _, quoted = id.partition("/")
+        name = unquote(quoted)
+        if scorer_pattern(experiment_id, name) != id:
+            return None
+        return self._ledger.find(self._side, Scorer.kind, name, experiment_id)
 
     def close(self) -> None:
         """Nothing is held."""

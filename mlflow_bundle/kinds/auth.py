@@ -8,6 +8,7 @@ workspace where they have something.
 from __future__ import annotations
 
 from typing import ClassVar
+from urllib.parse import quote
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -17,6 +18,11 @@ from mlflow_bundle.kinds.base import Kind
 
 ANY = "*"
 """Pattern of a permission for everything of a type in the workspace."""
+
+
+def scorer_pattern(experiment_id: str, name: str) -> str:
+    """Return what permissions call a scorer (mlflow/server/auth/sqlalchemy_store.py)."""
+    return f"{experiment_id}/{quote(name, safe='')}"
 
 
 class Permission(msgspec.Struct, frozen=True, kw_only=True, order=True):

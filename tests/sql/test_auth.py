@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,19 @@ import requests
 import sqlalchemy
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+from mlflow_bundle.auth.database import AuthDestination
+from mlflow_bundle.auth.sink import AuthSink
+from mlflow_bundle.auth.writer import AuthWriter
+from mlflow_bundle.contracts import Content, Sink, SourceInfo
+from mlflow_bundle.errors import SinkError
+from mlflow_bundle.importing import Importing, ImportOptions
+from mlflow_bundle.kinds.auth import Permission
+from mlflow_bundle.kinds.mcp_servers import McpServer
+from mlflow_bundle.progress import SilentProgress
+from mlflow_bundle.references import rewrite_permission
+from mlflow_bundle.remap import Remap
+from mlflow_bundle.report import Report
+from mlflow_bundle.selection import Selection
 from tests.conftest import LendServer
 from tests.servers import (
     ADMIN,
@@ -29,6 +43,7 @@ from tests.servers import (
 from tests.sql.databases import is_reachable, new_database
 from tests.transfer.commands import Done, command
 from tests.transfer.small import Small
+from tests.world_scorers import serialized_scorer
 
 pytestmark = pytest.mark.server
 
@@ -139,6 +154,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
         _grant(build, "ana", "prompt", "words", "DENY")
         _grant(build, "bo", "experiment", build.experiments["open"], "EDIT")
         _grant(build, "bo", "experiment", "999", "MANAGE")  # of what is not there
+        for name in ("a/b", "a/b c"):
+            build.call(
+                "scorers/register",
+                api="3.0",
+                experiment_id=build.experiments["team"],
+                name=name,
+                serialized_scorer=serialized_scorer(name),
+            )
         scorer = f"{build.experiments['team']}/a%2Fb"
         role = build.call(
             "roles/create", api="3.0", workspace="default", name="team", description="the team"
@@ -343,7 +366,12 @@ def test_a_server_over_rest_gets_users_through_its_database_of_users(
     assert found != source.experiments["secret"]
     denied = {row[3] for row in target.rows()["role_permissions"] if row[4] == "DENY"}
     assert denied == {found, "hidden", "words"}
-    exported = run("export-all", "-o", tmp_path / "rest.mlbundle", *words, "--include-secrets")
+    scorers = {row[3].partition("/")[2] for row in target.rows()["role_permissions"]}
+    assert scorers >= {"a%2Fb", "a%2Fb%20c"}
+    target.execute("INSERT INTO roles (id, name, workspace) VALUES (99, 'r', 'north')")
+    again = ("export-all", "-o", tmp_path / "rest.mlbundle", *words, "--include-secrets")
+    exported = run(*again, expect=3)
+    assert exported.losses == [("workspace", "north", "")]
     assert (exported.report["done"]["user"], exported.report["done"]["role"]) == (4, 1)
 
 
@@ -359,7 +387,8 @@ def test_who_is_there_keeps_password_and_flag_and_a_conflict_is_told(
     target.execute(
         "UPDATE users SET is_admin = 1, password_hash = 'mine' WHERE username = 'ana'",
         "UPDATE roles SET description = 'ours' WHERE name = 'team'",
-        "UPDATE role_permissions SET permission = 'READ' WHERE resource_type = 'scorer'",
+        "UPDATE role_permissions SET permission = 'READ' WHERE resource_type = 'scorer' AND "
+        "role_id = (SELECT id FROM roles WHERE name = 'team')",
         "DELETE FROM user_role_assignments WHERE role_id = (SELECT id FROM roles WHERE "
         "name = 'team')",
     )
@@ -609,6 +638,187 @@ def test_every_old_table_becomes_what_mlflows_own_migration_makes_of_it(
         ("ana", "default", "gateway_secret", "s-gone", "USE")
     }
     assert passwords(target) == passwords(migrated)
+
+
+# What did not come, or comes together
+
+
+def filled(directory: Path, *statements: str) -> Pair:
+    """A pair of databases that no server has started with; ``statements`` change that of users."""
+    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore as Users
+
+    pair = made(directory)
+    prepare_directory(directory)
+    users = Users()
+    users.init_db(pair.auth_uri)
+    users.engine.dispose()
+    pair.execute(*statements)
+    return pair
+
+
+def copied(source: Pair, target: Pair, *words: str, expect: int = 0) -> Done:
+    to = ("--to", target.tracking_uri, "--to-artifacts-destination", target.directory / "files")
+    auth = ("--to-auth-db", target.auth_uri)
+    return run("copy", *source.words_with_auth, *to, *auth, *words, expect=expect)
+
+
+def test_the_destinations_own_of_a_name_is_given_to_nobody(tmp_path: Path) -> None:
+    grants = (
+        *(("scorer", "0/ours"), ("scorer", "0/theirs"), ("scorer", "0/s/t"), ("scorer", "*")),
+        *(("mcp_server", "org.ex/ours"), ("mcp_server", "org.ex/theirs"), ("mcp_server", "*")),
+        *(("weird", "x"), ("run", "0123"), ("run", "*")),
+    )
+    source = filled(
+        tmp_path / "source",
+        "INSERT INTO roles (id, name, workspace) VALUES (1, 'r', 'default')",
+        *(
+            "INSERT INTO role_permissions (role_id, resource_type, resource_pattern, permission)"
+            f" VALUES (1, '{type}', '{pattern}', 'MANAGE')"
+            for type, pattern in grants
+        ),
+    )
+    target = filled(tmp_path / "target")
+    for pair, scorers, servers in (
+        (source, ("ours", "s/t"), ("ours",)),
+        (target, ("theirs",), ("ours", "theirs")),
+    ):
+        store = SqlAlchemyStore(pair.tracking_uri, "mlflow-artifacts:/")
+        for name in scorers:
+            store.register_scorer("0", name, serialized_scorer(name))
+        for name in servers:
+            store.create_mcp_server(f"org.ex/{name}")
+    done = copied(source, target, expect=3)
+    assert [loss[2] for loss in done.losses] == ["permissions.run 0123", "permissions.weird x"]
+    assert done.report["adjusted"]["role.permissions (of what did not come)"] == 3
+    assert {row[2:4] for row in target.rows()["role_permissions"]} == {
+        *(("scorer", "0/ours"), ("scorer", "*"), ("run", "*")),
+        *(("mcp_server", "org.ex/ours"), ("mcp_server", "*")),
+    }
+    sides = (source.tracking_uri, target.tracking_uri, "--artifacts", "skip")
+    dbs = ("--a-auth-db", source.auth_uri, "--b-auth-db", target.auth_uri)
+    found = run("diff", *sides, *dbs, expect=3).report["differences"]
+    assert [d["field"] for d in found if d["kind"] == "role"] == [
+        f"permissions[{name}].{part}"
+        for name in ("run 0123", "weird x")
+        for part in ("name", "permission")
+    ]
+
+
+class _Refusing(Sink):
+    """A sink that takes nothing."""
+
+    reserved_kinds = ()
+
+    def begin(self, source: SourceInfo, selection: Selection) -> None:
+        """Nothing is written."""
+
+    def put(self, content: Content) -> None:
+        raise SinkError("no", status=403)
+
+    def finish(self) -> None:
+        """Nothing was written."""
+
+
+def test_what_the_destination_refuses_is_given_to_nobody(tmp_path: Path) -> None:
+    importing = Importing(
+        report=Report(),
+        remap=Remap(),
+        options=ImportOptions(),
+        progress=SilentProgress(),
+        files=ThreadPoolExecutor(1),
+    )
+    to = AuthDestination(filled(tmp_path / "target").auth_uri)
+    sink = AuthSink(_Refusing(), importing, AuthWriter(to, importing, workspace="default"))
+    server = McpServer(name="org.ex/a")
+    grant = Permission(resource_type="mcp_server", resource_pattern="org.ex/a", permission="READ")
+    sink.reserve(server)
+    assert rewrite_permission(grant, importing.remap) == grant
+    with pytest.raises(SinkError, match="no"):
+        sink.put(Content(entity=server))
+    assert rewrite_permission(grant, importing.remap) is None
+    to.close()
+
+
+def test_roles_of_a_workspace_that_only_the_users_know_are_lost(tmp_path: Path) -> None:
+    source = filled(
+        tmp_path / "source",
+        "INSERT INTO roles (id, name, workspace) VALUES (1, 'a', 'ghost'), (2, 'b', 'ghost'),"
+        " (3, 'a', 'default')",
+    )
+    bundle, again = tmp_path / "ghost.mlbundle", tmp_path / "again.mlbundle"
+    done = run("export-all", "-o", bundle, *source.words_with_auth, expect=3)
+    assert done.losses == [("workspace", "ghost", "")]
+    assert "2 roles in it" in done.report["lost"][0]["reason"]
+    words = (*source.words_with_auth, "--complete", bundle)
+    assert run("export-all", "-o", again, *words, expect=3).losses == done.losses
+    run("export-all", "-o", again, *source.words_with_auth, "--workspace", "default", "--force")
+    assert copied(source, filled(tmp_path / "target"), expect=3).losses == done.losses
+
+
+def test_what_postgresql_cannot_hold_is_lost_and_the_rest_arrives(
+    tmp_path: Path, prerequisite: Demand
+) -> None:
+    prerequisite(is_reachable("postgresql"), "a postgresql server")
+    source = filled(
+        tmp_path / "source",
+        "INSERT INTO users VALUES (1, 'ana', 'x', 0), (2, 'nul' || char(0), 'x', 0)",
+        "INSERT INTO roles (id, name, workspace) VALUES (1, 'r', 'default'),"
+        " (2, 'nul' || char(0), 'default')",
+        "INSERT INTO user_role_assignments (user_id, role_id) VALUES (1, 1), (1, 2), (2, 1)",
+        "INSERT INTO role_permissions (role_id, resource_type, resource_pattern, permission)"
+        " VALUES (1, 'registered_model', 'm' || char(0), 'READ'), (1, 'run', '*', 'READ')",
+    )
+    with closing(sqlite3.connect(source.directory / "mlflow.db")) as connection:
+        connection.execute(
+            "INSERT INTO registered_models (workspace, name) VALUES ('default', 'm' || char(0))"
+        )
+        connection.commit()
+    (tmp_path / "target").mkdir()
+    with new_database("postgresql") as uri:
+        target = Pair(tmp_path / "target", uri)
+        losses = [
+            ("role", "nul\0", ""),
+            ("role", "r", "permissions.registered_model m\0"),
+            ("user", "nul\0", ""),
+        ]
+        assert copied(source, target, expect=3).losses == losses
+        rows = target.rows()
+        assert [row[1] for row in rows["users"]] == ["ana"]
+        assert [row[1] for row in rows["roles"]] == ["r"]
+        assert [row[2] for row in rows["role_permissions"]] == ["run"]
+        assert len(rows["user_role_assignments"]) == 1
+        assert copied(source, target, "--dry-run", expect=3).losses == losses
+
+
+def test_users_that_come_together_are_all_there_whatever_else_they_have(tmp_path: Path) -> None:
+    source = filled(
+        tmp_path / "source",
+        "INSERT INTO users VALUES (1, 'ann', 'x', 0), (2, 'bob', 'x', 0), (3, 'carl', 'x', 0)",
+        "INSERT INTO roles (id, name, workspace) VALUES (1, 'r', 'default'), (2, 's', 'default')",
+        "INSERT INTO user_role_assignments (user_id, role_id)"
+        " VALUES (1, 1), (2, 1), (3, 1), (3, 2)",
+    )
+    target = filled(
+        tmp_path / "target",
+        "INSERT INTO users VALUES (1, 'ann', 'x', 0)",
+        "INSERT INTO roles (id, name, workspace) VALUES (1, 'theirs', 'default')",
+        "INSERT INTO user_role_assignments (user_id, role_id) VALUES (1, 1)",
+    )
+    (tmp_path / "users.csv").write_text("bob,zed\ncarl,zed\n")
+    mapped = ("--user-map", str(tmp_path / "users.csv"))
+    bundle = tmp_path / "users.mlbundle"
+    run("export-all", "-o", bundle, *source.words_with_auth)
+    run("import-all", bundle, *target.words_with_auth, *mapped, "--verify")
+    sides = (bundle, target.tracking_uri, "--b-auth-db", target.auth_uri, "--artifacts", "skip")
+    result = run("diff", *sides, *mapped, expect=3).report
+    told = [(d["kind"], d["id"], d["field"], d["b"]) for d in result["differences"]]
+    assert told == [("user", "ann", "roles", '"theirs"'), ("role", "theirs", "", None)]
+    assert result["kinds"]["user"] == {"equal": 2, "different": 1, "only_in_a": 0, "only_in_b": 0}
+    target.execute("DELETE FROM user_role_assignments WHERE role_id = 3")
+    against = ("--against", target.tracking_uri, "--auth-db", target.auth_uri)
+    lacking = run("verify", bundle, *against, "--artifacts", "skip", *mapped, expect=3).report
+    told = [(d["id"], d["a"]) for d in lacking["against"]["differences"]]
+    assert told == [("bob", '"s"')]
 
 
 # What is no database of users
