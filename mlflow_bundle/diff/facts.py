@@ -43,7 +43,6 @@ from mlflow_bundle.entities import (
     Run,
 )
 from mlflow_bundle.errors import ServerError
-from mlflow_bundle.kinds.auth import User
 from mlflow_bundle.kinds.traces import TRACE_DATA
 from mlflow_bundle.progress import Progress
 from mlflow_bundle.references import (
@@ -59,7 +58,7 @@ from mlflow_bundle.references import (
     rewrite_version_source,
 )
 from mlflow_bundle.report import Report
-from mlflow_bundle.users import USER_FIELDS, USER_TAG
+from mlflow_bundle.users import USER_TAG
 
 OUTSIDE, OWN, ASKED, UNREAD, DATABASE = "outside", "own", "asked", "unread", "database"
 
@@ -75,6 +74,9 @@ _MLMODEL_BYTES = 16 * 1024 * 1024
 _PROMPT_SOURCE = "dummy-source"
 _HELD = "model_versions"
 """Directory of a run for files of model versions (`rest/registry_writer.py`)."""
+
+_SETS = frozenset({"roles", "users"})
+"""Lists of names without an order, of which a side may have more than the other."""
 
 _NATURAL_KEYS: dict[str, tuple[str, ...]] = {
     "gateway_budget": ("target_scope", "budget_unit", "duration_unit", "duration_value"),
@@ -410,9 +412,9 @@ class Reader:
                 rewritten = rewrite_values(entity.kind, name, value, self.names, Report())
                 for key, entry in canonical(rewritten, self.names.name).items():
                     yield Fact(f"{name}.{key}", text_of(entry))
-            elif isinstance(entity, User) and name == "roles":
-                for role in value:  # a set, so each is a fact
-                    yield Fact(name, text_of(role))
+            elif name in _SETS and isinstance(value, list):
+                for entry in value:
+                    yield Fact(name, text_of(entry))
             elif name.endswith("_ids") and (kind := REFERENCES.get(name.removesuffix("s"))):
                 for id in value:
                     yield from self._reference(name, kind, id)
@@ -425,8 +427,6 @@ class Reader:
         yield from self._items(entity.kind, "items", map(self.expected.record, items))
 
     def _plain_field(self, entity: PlainEntity, name: str, value: Any) -> Fact:
-        if name in USER_FIELDS and isinstance(value, list):
-            value = sorted(value)  # a set: servers sort it by names, which may be others
         known = {name: msgspec.to_builtins(value)}
         unknown: list[str] = []
 

@@ -166,3 +166,9 @@ def test_queues_arrive_once_with_decisions_and_a_missing_trace_is_lost_alone(
     ]  # fmt: skip
     import_(destination, newer, *mapped, "--on-conflict", "update")
     assert contents(destination)["Prüfung"]["items"][1][2:] == ("declined", "bo")
+
+    # What only the server has is no difference: another user of a queue.
+    command("verify", newer, "--against", destination.uri, *mapped)
+    users_here = ["anna@new", "bo", "dora", "eve"]
+    queues(destination, "update", queue_id=id, update_users=True, users=users_here)
+    command("verify", newer, "--against", destination.uri, *mapped)
