@@ -141,6 +141,7 @@ class _Line(Generic[ExtraT]):
         """Files of the content in hand that are still among the steps."""
         self._passed: dict[_Key, _Step[ExtraT]] = {}
         """Steps of others that another thread has met on its way to its own, oldest first."""
+        self._failure: Exception | None = None
 
     def next_unit(self) -> _Unit[ExtraT] | None:
         """Return the next content; None after the last. Files of the one before are let go."""
@@ -148,7 +149,7 @@ class _Line(Generic[ExtraT]):
             self._ahead.clear()
             while self._passed:
                 self._drop_oldest()
-            for step in self._steps:
+            while (step := self._next()) is not None:
                 if step.file is None:
                     self._ahead = {
                         (id(tree), file.path)
@@ -158,6 +159,8 @@ class _Line(Generic[ExtraT]):
                     }
                     return step.unit
                 _drop(step)
+            if self._failure is not None:
+                raise self._failure
         return None
 
     def take(self, tree: ArtifactTree, file: ArtifactFile) -> _Step[ExtraT] | None:
@@ -165,7 +168,10 @@ class _Line(Generic[ExtraT]):
         key = (id(tree), file.path)
         with self._lock:
             while key in self._ahead:
-                step = next(self._steps)
+                step = self._next()
+                if step is None:  # what comes next cannot be had, which is not this file's fault
+                    self._ahead.clear()
+                    break
                 assert step.file is not None
                 met = (id(step.tree), step.file.path)
                 self._ahead.discard(met)
@@ -174,6 +180,14 @@ class _Line(Generic[ExtraT]):
             while sum([step.cost for step in self._passed.values()]) > _BYTES_PASSED:
                 self._drop_oldest()
         return found
+
+    def _next(self) -> _Step[ExtraT] | None:
+        """Return the next step; None after the last, or where the source fails at what follows."""
+        try:
+            return next(self._steps, None)
+        except Exception as exc:  # for who asks for the next content
+            self._failure = exc
+            return None
 
     def _drop_oldest(self) -> None:
         _drop(self._passed.pop(next(iter(self._passed))))

@@ -14,6 +14,7 @@ import pytest
 from mlflow_bundle import files_ahead
 from mlflow_bundle.contracts import ArtifactFile, ArtifactTree, Content, OpenedArtifact
 from mlflow_bundle.entities import Run, RunInfo
+from mlflow_bundle.errors import SourceError
 from mlflow_bundle.files_ahead import with_files_ahead
 
 FILES = 40
@@ -88,3 +89,24 @@ def test_a_file_may_be_opened_out_of_order_and_again(
         assert read(second.artifacts, files[7]) == trees[1].content("007")
         assert read(next(contents).artifacts, files[0]) == trees[2].content("000")
         assert next(contents, None) is None
+
+
+def test_a_source_that_fails_ends_the_contents_and_is_no_files_fault() -> None:
+    def contents() -> Iterator[tuple[Content, None]]:
+        for tree in trees:
+            yield content(tree), None
+        raise SourceError("what follows is lost", status=500)
+
+    def read_all() -> None:
+        for each, _ in with_files_ahead(contents(), pool, files="open"):
+            for file in each.artifacts.files():
+                try:
+                    read(each.artifacts, file)
+                except SourceError:
+                    lost.append(file)
+
+    trees = [FarTree(str(number)) for number in range(50)]
+    lost: list[ArtifactFile] = []
+    with ThreadPoolExecutor(2) as pool, pytest.raises(SourceError, match="what follows is lost"):
+        read_all()
+    assert lost == []
