@@ -518,6 +518,8 @@ def _fault(exc: MlflowException) -> str:
         return "no answer in time"
     if "certificate" in text.lower():
         return "its TLS certificate was not accepted"
+    if "WRONG_VERSION_NUMBER" in text or "record layer failure" in text:
+        return "it answers without TLS (http://, not https://)"
     if any(word in text for word in ("RemoteDisconnected", "reset by peer", "Broken pipe")):
         return "connection closed"
     if "IncompleteRead" in text:

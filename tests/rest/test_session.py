@@ -217,6 +217,13 @@ def test_a_server_that_never_answered_is_not_waited_for() -> None:
     assert time.said == []
 
 
+def test_a_server_without_tls_is_told_as_such() -> None:
+    with faulty(NOBODY, instead=lambda method, path: FINE) as uri:
+        session = Session(uri.replace("http:", "https:"), error=SourceError, patience=None)
+        with pytest.raises(SourceError, match="it answers without TLS"):
+            session.get("/x")
+
+
 def test_nobody_waits_when_the_program_is_being_stopped() -> None:
     patience = Patience(300, wait=lambda seconds: True)
     assert not patience.outlast("server", "gone", lambda: False)
