@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from mlflow_bundle.contracts import Content, Sink, Source
-from mlflow_bundle.entities import Entity
+from mlflow_bundle.entities import Entity, RegisteredModel
 from mlflow_bundle.errors import ConflictError, ServerError
 from mlflow_bundle.kinds import ALL_KINDS
 from mlflow_bundle.progress import Progress, SilentProgress
@@ -88,6 +88,10 @@ def carry(
 ) -> None:
     """Move what ``source`` has selected; arguments and errors as of :func:`transfer`."""
     report.source = source.info.uri
+    planned = report.planned
+    if selection.stages and planned[RegisteredModel.kind] and not planned["model_version"]:
+        stages = " or ".join(selection.stages)
+        report.note(f"no version of the selected models is in stage {stages}: they come empty")
     sink.begin(source.info, selection)
     if examine_first or report.dry_run:
         lost_before = list(report.losses)

@@ -367,6 +367,18 @@ def test_stages_alone_do_not_copy_everything(source: Place, target: Place) -> No
     assert "--models" in command(*words, expect=2).stderr
 
 
+def test_a_stage_that_no_version_has_is_told(source: Place, tmp_path: Path) -> None:
+    client = MlflowClient(source.uri)
+    client.create_registered_model("m")
+    client.create_model_version("m", "s3://elsewhere/m")
+    words = ("export-models", "--models", "m", "--artifacts", "reference", "--json", "--quiet")
+    words += ("--tracking-uri", source.uri, "--stages")
+    notes = command(*words, "Production", "-o", tmp_path / "f").report["notes"]
+    assert "no version of the selected models is in stage Production" in " ".join(notes)
+    notes = command(*words, "None", "-o", tmp_path / "g").report["notes"]
+    assert "in stage" not in " ".join(notes)
+
+
 def test_the_last_line_says_why_a_strict_import_ends_as_it_does(
     source: Place, target: Place, tmp_path: Path
 ) -> None:
