@@ -23,8 +23,6 @@ class Destination(Importing):
     deleted_experiments: set[str] = field(default_factory=set)
     """Ids here of experiments that were deleted here before this import: servers take nothing
     into them."""
-    settled_experiments: set[str] = field(default_factory=set)
-    """Those of them that an import brought and deleted at its end."""
     deleted_models: set[str] = field(default_factory=set)
     """Ids here of logged models that were deleted here before this import."""
     awaited_models: dict[str, str] = field(default_factory=dict)

@@ -182,8 +182,6 @@ class RestSink(Sink):
         elif isinstance(entity, LoggedModel):
             self._reserve_logged_model(entity, dry=dry)
         elif isinstance(entity, PlainEntity):
-            if self._is_hidden(entity):
-                return
             self._confirm()
             entity = map_users(entity, self._to.options.users)
             self._writers[entity.kind].reserve(entity, dry=dry)
@@ -212,9 +210,6 @@ class RestSink(Sink):
                         hint="restore it there, or give it another name with --rename-experiment",
                     )
                 self._to.deleted_experiments.add(id)
-                origin = here.tags.get(provenance.ORIGIN)
-                if provenance.is_same(experiment, here.creation_time, origin):
-                    self._to.settled_experiments.add(id)
             elif not dry:
                 self._claim(id)
             if id not in self._listed:
@@ -372,8 +367,6 @@ class RestSink(Sink):
                 self._logged_models.examine(content, placed, here)
         elif isinstance(entity, RegisteredModel):
             self._models.examine(content)
-        elif isinstance(entity, PlainEntity) and self._is_hidden(entity):
-            self._find_hidden(entity)
         elif isinstance(entity, PlainEntity):
             self._writers[entity.kind].examine(self._with_users(content, entity))
         elif self._experiment_here(entity) is not None:
@@ -395,8 +388,6 @@ class RestSink(Sink):
         elif isinstance(entity, RegisteredModel):
             self._put_registered_model(content, entity)
             return
-        elif isinstance(entity, PlainEntity) and self._is_hidden(entity):
-            self._find_hidden(entity)
         elif isinstance(entity, PlainEntity):
             self._writers[entity.kind].put(self._with_users(content, entity))
         else:
@@ -404,20 +395,6 @@ class RestSink(Sink):
             if placed is not None:
                 self._put_in_experiment(content, placed)
         self._to.progress.advance(1)
-
-    def _is_hidden(self, entity: PlainEntity) -> bool:
-        """Whether the server does not show it where an earlier import has brought it."""
-        if not self._writers[entity.kind].hides_in_deleted:
-            return False
-        place = self._to.remap.find(Experiment.kind, entity.parent)
-        return place is not None and place.id in self._to.settled_experiments
-
-    def _find_hidden(self, entity: PlainEntity) -> None:
-        self._to.report.found(entity.kind)
-        self._to.report.note(
-            "of deleted experiments the server shows no scorers, label schemas and review queues: "
-            "where an earlier import made and deleted the experiment, they count as present"
-        )
 
     def _with_users(self, content: Content, entity: PlainEntity) -> Content:
         """Return a plain entity and its items with the users that they have here."""

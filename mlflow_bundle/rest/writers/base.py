@@ -30,8 +30,6 @@ class Writer(ABC):
     kind: ClassVar[str]
     reserves: ClassVar[bool] = False
     """Whether other entities hold ids of this kind that change: then it is placed before them."""
-    hides_in_deleted: ClassVar[bool] = False
-    """Whether the server shows none of deleted experiments."""
 
     def __init__(self, destination: Destination) -> None:
         self._to = destination

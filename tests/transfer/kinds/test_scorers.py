@@ -220,21 +220,3 @@ def test_fillers_of_a_killed_import_are_removed_and_never_exported(
     assert json.loads(document.read_text())["items"] == []
     import_(destination, bundle)
     assert contents(destination)["e/j"]["versions"] == {3: texts[2]}
-
-
-def test_one_in_a_deleted_experiment_is_no_loss_when_it_comes_again(
-    empty_server: Callable[[], MlflowServer], tmp_path: Path
-) -> None:
-    source, destination = empty_server(), empty_server()
-    id = experiment(source, "gone")
-    register(source, id, "j", judge("j", "{{ outputs }}", "openai:/x"))
-    call(source, "api/2.0/mlflow/experiments/delete", experiment_id=id)
-    bundle = tmp_path / "f.mlbundle"
-    # Only the database tells of it.
-    words = ("--tracking-uri", f"sqlite:///{source.database}", "--artifacts", "skip")
-    command("export-all", "-o", bundle, *words)
-    assert import_(destination, bundle).report["done"]["scorer"] == 1
-    for options in ((), ("--dry-run",)):
-        again = import_(destination, bundle, *options).report
-        assert (again["lost"], again["present"]["scorer"]) == ([], 1)
-        assert "they count as present" in " ".join(again["notes"])
