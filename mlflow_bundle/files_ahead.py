@@ -141,6 +141,7 @@ class _Line(Generic[ExtraT]):
         """Files of the content in hand that are still among the steps."""
         self._passed: dict[_Key, _Step[ExtraT]] = {}
         """Steps of others that another thread has met on its way to its own, oldest first."""
+        self._bytes_passed = 0
         self._failure: Exception | None = None
 
     def next_unit(self) -> _Unit[ExtraT] | None:
@@ -176,8 +177,11 @@ class _Line(Generic[ExtraT]):
                 met = (id(step.tree), step.file.path)
                 self._ahead.discard(met)
                 self._passed[met] = step
+                self._bytes_passed += step.cost
             found = self._passed.pop(key, None)
-            while sum([step.cost for step in self._passed.values()]) > _BYTES_PASSED:
+            if found is not None:
+                self._bytes_passed -= found.cost
+            while self._bytes_passed > _BYTES_PASSED:
                 self._drop_oldest()
         return found
 
@@ -190,7 +194,9 @@ class _Line(Generic[ExtraT]):
             return None
 
     def _drop_oldest(self) -> None:
-        _drop(self._passed.pop(next(iter(self._passed))))
+        step = self._passed.pop(next(iter(self._passed)))
+        self._bytes_passed -= step.cost
+        _drop(step)
 
 
 def _drop(step: _Step[ExtraT]) -> None:
