@@ -209,20 +209,6 @@ class Report:
         with self._lock:
             self.conflicts.append(Conflict(kind=kind, id=id, field=field, reason=reason))
 
-    def start_over(self, losses: list[Loss]) -> None:
-        """Forget what a look at the destination found, before the transfer itself.
-
-        Args:
-            losses: Those known before the look.
-        """
-        with self._lock:
-            self.adjusted.clear()
-            self.present.clear()
-            self.losses[:] = losses
-            self._losses_of.clear()
-            for loss in losses:
-                self._losses_of.setdefault((loss.kind, loss.id), []).append(loss)
-
     def child(self) -> Report:
         """Return an empty report for a part of the same command; see :meth:`absorb`."""
         return Report(

@@ -31,7 +31,6 @@ def transfer(
     report: Report,
     *,
     jobs: int = 8,
-    examine_first: bool = False,
     progress: Progress | None = None,
     inside: Callable[[], None] | None = None,
 ) -> None:
@@ -43,14 +42,12 @@ def transfer(
         selection: What to move.
         report: Filled while the transfer runs; ``report.dry_run`` changes nothing at the sink.
         jobs: Entities at once, where the sink allows it.
-        examine_first: Whether every conflict is found before anything is written.
         progress: Told of objects and bytes.
         inside: Called when everything of ``source`` is in ``sink``, before that is finished: moves
             what else lies inside it, the workspaces of a bundle.
 
     Raises:
         SelectionError: Something asked for does not exist.
-        ConflictError: ``examine_first`` found conflicts, and this is no dry run.
         ServerError: A server could not be reached.
         FormatError: A bundle is damaged.
     """
@@ -64,7 +61,6 @@ def transfer(
             selection,
             report,
             jobs=jobs,
-            examine_first=examine_first,
             progress=progress,
             inside=inside,
         )
@@ -83,7 +79,6 @@ def carry(
     *,
     jobs: int,
     progress: Progress,
-    examine_first: bool = False,
     inside: Callable[[], None] | None = None,
 ) -> None:
     """Move what ``source`` has selected; arguments and errors as of :func:`transfer`."""
@@ -93,13 +88,9 @@ def carry(
         stages = " or ".join(selection.stages)
         report.note(f"no version of the selected models is in stage {stages}: they come empty")
     sink.begin(source.info, selection)
-    if examine_first or report.dry_run:
-        lost_before = list(report.losses)
+    if report.dry_run:
         _examine_all(source, sink, report, jobs)
-        if not report.dry_run:
-            refuse_conflicts(report)
-            report.start_over(lost_before)
-    if not report.dry_run:
+    else:
         _reserve_all(source, sink, report, jobs)
         progress.start("moving", sum(report.planned[kind] for kind in ALL_KINDS), None)
         at_once = _at_once(source, sink, jobs)

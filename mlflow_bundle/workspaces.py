@@ -282,17 +282,10 @@ class _Arrival:
         """Bring what each source has selected; return those that went."""
         going = self._with_a_place(self._worth_going(passages, selection))
         self._require_not_deleted(going, rename_experiments)
-        examine_first = self._on_conflict == "fail" and not self._report.dry_run
-        if examine_first:
+        if self._on_conflict == "fail" and not self._report.dry_run:
             self._look(going, selection, jobs)
         for passage in going:
-            self._bring(
-                passage,
-                selection,
-                jobs,
-                progress,
-                examine_first=examine_first and len(going) == 1,
-            )
+            self._bring(passage, selection, jobs, progress)
         return going
 
     @staticmethod
@@ -366,7 +359,7 @@ class _Arrival:
                         )
 
     def _look(self, passages: list[_Passage], selection: Selection, jobs: int) -> None:
-        """Find every conflict before anything is written.
+        """Find every conflict before anything is written, with sinks that are of no other use.
 
         What two workspaces that come together have in common shows only when it is written.
         """
@@ -374,20 +367,13 @@ class _Arrival:
         for passage in passages:
             part = found.child()
             self._place(passage, selection, part, dry=True)
-            if len(passages) > 1:  # a single one is looked at on its way
-                with self._sink(passage, part) as sink, naming(passage.prefix):
-                    examine(passage.source, sink, selection, part, jobs=jobs)
+            with self._sink(passage, part) as sink, naming(passage.prefix):
+                examine(passage.source, sink, selection, part, jobs=jobs)
             found.absorb(part, workspace=_shown(passage.name))
         refuse_conflicts(found)
 
     def _bring(
-        self,
-        passage: _Passage,
-        selection: Selection,
-        jobs: int,
-        progress: Progress,
-        *,
-        examine_first: bool,
+        self, passage: _Passage, selection: Selection, jobs: int, progress: Progress
     ) -> None:
         try:
             self._place(passage, selection, self._report, dry=self._report.dry_run)
@@ -400,15 +386,7 @@ class _Arrival:
         try:
             with self._sink(passage, part) as sink, naming(passage.prefix):
                 try:
-                    carry(
-                        passage.source,
-                        sink,
-                        selection,
-                        part,
-                        jobs=jobs,
-                        progress=progress,
-                        examine_first=examine_first,
-                    )
+                    carry(passage.source, sink, selection, part, jobs=jobs, progress=progress)
                 except BaseException:
                     sink.abort()
                     raise

@@ -65,14 +65,7 @@ def import_into(
             include_secrets=include_secrets,
         )
         try:
-            transfer(
-                source,
-                sink,
-                selection or Selection.all(),
-                report,
-                jobs=2,
-                examine_first=options.get("on_conflict") == "fail",
-            )
+            transfer(source, sink, selection or Selection.all(), report, jobs=2)
         finally:
             sink.close()
     finally:

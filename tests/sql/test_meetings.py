@@ -367,6 +367,19 @@ def test_stages_alone_do_not_copy_everything(source: Place, target: Place) -> No
     assert "--models" in command(*words, expect=2).stderr
 
 
+def test_a_look_for_conflicts_leaves_nothing_behind(
+    source: Place, destination: Place, tmp_path: Path
+) -> None:
+    for name in ("one", "two"):
+        experiment(source, name)
+    exported(source, tmp_path / "f")
+    statement = "SELECT experiment_id, name FROM experiments ORDER BY 1"
+    for _ in range(2):
+        report = imported(destination, tmp_path / "f", "--on-conflict", "fail")
+        assert (report["conflicts"], report["lost"]) == ([], [])
+        assert rows(destination.uri, statement) == rows(source.uri, statement)
+
+
 def test_a_stage_that_no_version_has_is_told(source: Place, tmp_path: Path) -> None:
     client = MlflowClient(source.uri)
     client.create_registered_model("m")

@@ -19,6 +19,7 @@ from tests.sql.test_interruption import NOT_REPEATED
 from tests.sql.test_sink import broken_references
 from tests.table_exemptions import EXEMPT, Exemption
 from tests.tables import changed_rows, compare_databases
+from tests.transfer.commands import command
 from tests.transfer.test_everything import IN_EXPERIMENTS
 from tests.world import World
 
@@ -138,8 +139,9 @@ def test_fail_stops_before_anything_is_written(genai_bundle: Path, target: Place
     change(target.file, "UPDATE issues SET status = 'resolved'")
     change(target.file, "DELETE FROM assessments")
     before = row_dump(target.file)
-    with pytest.raises(ConflictError, match="nothing was written"):
-        import_into(target, genai_bundle, on_conflict="fail")
+    words = ("--tracking-uri", target.uri, "--artifacts-destination", target.artifacts)
+    refused = command("import-all", genai_bundle, *words, "--on-conflict", "fail", expect=1)
+    assert "nothing was written" in refused.stderr
     assert list(changed_rows(before, target.file)) == []
 
 
