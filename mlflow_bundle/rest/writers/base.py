@@ -30,6 +30,8 @@ class Writer(ABC):
     kind: ClassVar[str]
     reserves: ClassVar[bool] = False
     """Whether other entities hold ids of this kind that change: then it is placed before them."""
+    hides_in_deleted: ClassVar[bool] = False
+    """Whether the server shows none of deleted experiments."""
 
     def __init__(self, destination: Destination) -> None:
         self._to = destination
@@ -91,8 +93,10 @@ class Writer(ABC):
         """
         place = self._place(entity)
         if place.id in self._to.deleted_experiments:
+            unseen = ", where the server does not show whether it has come before"
             raise SinkError(
-                f"{entity.kind} {entity.id}: its experiment is deleted at the destination",
+                f"{entity.kind} {entity.id}: its experiment is deleted at the destination"
+                + unseen * self.hides_in_deleted,
                 status=409,
             )
         return place

@@ -30,6 +30,7 @@ class LabelSchemaWriter(Writer):
     """Writes label schemas. Review queues name them, so they are placed first."""
 
     kind = _KIND
+    hides_in_deleted = True
     reserves = True
 
     def __init__(self, destination: Destination) -> None:

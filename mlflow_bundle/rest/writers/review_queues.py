@@ -38,6 +38,7 @@ class ReviewQueueWriter(Writer):
     """Writes review queues. The last of all: every trace is there when :meth:`finish` is called."""
 
     kind = _KIND
+    hides_in_deleted = True
 
     def __init__(self, destination: Destination) -> None:
         super().__init__(destination)

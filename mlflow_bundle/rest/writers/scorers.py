@@ -49,6 +49,7 @@ class ScorerWriter(Writer):
     """Writes scorers, after the endpoints that they ask and before the guardrails that use them."""
 
     kind = _KIND
+    hides_in_deleted = True
 
     def examine(self, content: Content) -> None:
         scorer = content.entity
