@@ -430,6 +430,29 @@ def model_version_of(uri: str) -> tuple[str, int] | None:
     return (match[1], int(match[2])) if match else None
 
 
+def _comparable(location: str) -> str:
+    """Return what is equal for locations of the same files; empty for a version's name."""
+    if model_version_of(location) is not None:
+        return ""
+    model_id = logged_model_id_of(location)
+    return location.rstrip("/") if model_id is None else f"models:/{model_id}"
+
+
+def files_of(version: ModelVersion) -> str:
+    """Return where the files of a version lie at the source, or what tells it."""
+    return version.storage_location or version.source
+
+
+def _are_same_files(one: str, other: str) -> bool:
+    """Whether two locations may be one.
+
+    Those of a version and of the one that it names are not, where that model was renamed since and
+    its name is another one's.
+    """
+    places = {_comparable(one), _comparable(other)} - {""}
+    return len(places) < 2
+
+
 def is_below(uri: str, root: str) -> bool:
     """Whether ``uri`` is ``root`` or lies below it."""
     return bool(root) and (uri == root or uri.startswith(root.rstrip("/") + "/"))
@@ -456,7 +479,7 @@ def rewrite_version_source(version: ModelVersion, remap: Remap) -> SinkSource:
     run_id = run.id if run else version.run_id
     if (other := model_version_of(version.source)) is not None:
         placed = remap.find("model_version", f"{other[0]}/{other[1]}")
-        if placed is not None:
+        if placed is not None and _are_same_files(files_of(version), placed.source_root):
             return SinkSource(f"models:/{placed.id}", run_id, "", True)
     for uri in dict.fromkeys((version.source, version.storage_location or "")):
         if not uri:

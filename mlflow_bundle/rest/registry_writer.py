@@ -17,6 +17,7 @@ from mlflow_bundle.entities import PROMPT_TAG, VERSION_KIND, ModelVersion, Promp
 from mlflow_bundle.errors import SelectionError, ServerError, SinkError
 from mlflow_bundle.references import (
     PROMPT_EXPERIMENTS_TAG,
+    files_of,
     join_experiments,
     logged_model_id_of,
     model_version_of,
@@ -61,6 +62,8 @@ class RegistryWriter:
         """Highest number that the server gave, by name: deleted versions are invisible."""
         self._numbered: dict[str, bool] = {}
         """Prompts that :meth:`number` was called for, by name here: whether it made them."""
+        self._runs: dict[str, str] = {}
+        """Runs at the source of the versions that have their place, by name and number here."""
         self._holders = ""
         """Experiment of the runs that hold files of versions, once it is known."""
 
@@ -224,8 +227,12 @@ class RegistryWriter:
         self, model: RegisteredModel, version: ModelVersion, name: str, number: int
     ) -> None:
         self._to.remap.place(
-            VERSION_KIND[model.kind], f"{model.name}/{version.version}", f"{name}/{number}"
+            VERSION_KIND[model.kind],
+            f"{model.name}/{version.version}",
+            f"{name}/{number}",
+            source_root=files_of(version),
         )
+        self._runs[f"{name}/{number}"] = version.run_id
 
     def _make_model(
         self, model: RegisteredModel, name: str, tags: dict[str, str]
@@ -568,9 +575,11 @@ class RegistryWriter:
         if not moved.moved and tree is not None and tree.mode == "included":
             return self._upload_files(version, name, moved.run_id, tree)
         body = {"source": moved.source}
+        made_of = moved.source.removeprefix("models:/")
         if model_version_of(moved.source) is not None and self._to.since(3, 17):
             # The server takes the run of the version that it is made of, and accepts no other.
-            pass
+            if self._runs.get(made_of, version.run_id) != version.run_id:
+                self._to.report.adjust(kind, "run_id (that of the version that it is made of)")
         elif moved.run_id:
             body["run_id"] = moved.run_id
             if moved.run_id == version.run_id:

@@ -52,6 +52,29 @@ def test_copies_of_versions_follow_the_files_of_their_first(
     assert {row[3] for row in rows(target.uri, VERSIONS)} == {place}
 
 
+def test_a_copy_keeps_its_files_when_another_model_took_the_name_of_its_first(
+    source: Place, target: Place, client: MlflowClient, tmp_path: Path
+) -> None:
+    for name in ("first", "copy"):
+        client.create_registered_model(name)
+    client.create_model_version("first", files(tmp_path / "files", "of the first"))
+    client.create_model_version("copy", "models:/first/1")
+    client.rename_registered_model("first", "renamed")
+    client.create_registered_model("first")
+    client.create_model_version("first", files(tmp_path / "others", "of another"))
+    exported(source, tmp_path / "f")
+    for _ in range(2):
+        assert imported(target, tmp_path / "f")["conflicts"] == []
+        places = {name: str(place) for name, _, _, place in rows(target.uri, VERSIONS)}
+        below = {name: place.removeprefix("mlflow-artifacts:/") for name, place in places.items()}
+        told = {name: (target.artifacts / at / "data").read_text() for name, at in below.items()}
+        assert told == {
+            "copy": "of the first",
+            "renamed": "of the first",
+            "first": "of another",
+        }
+
+
 def test_a_copy_whose_first_stays_where_it_is_stays_too(
     source: Place, target: Place, client: MlflowClient, tmp_path: Path
 ) -> None:

@@ -269,6 +269,29 @@ def test_copies_of_versions_follow_their_originals(
         assert place == f"runs:/{new_run['run_id']}/m", name
 
 
+def test_a_copy_of_a_version_whose_name_is_anothers_now_keeps_its_files(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    source, server = empty_server(), empty_server()
+    build = Small(source.uri)
+    build.experiment("e", "e")
+    runs = [build.run(name, "e") for name in ("first", "another")]
+    for run, content in zip(runs, (b"of the first", b"of another"), strict=True):
+        build.put_files(build.artifact_uri(run), {"m/data": content})
+    build.model("first")
+    build.model("copy")
+    build.version("first", f"runs:/{runs[0]}/m", run_id=runs[0])
+    build.version("copy", "models:/first/1")
+    build.call("registered-models/rename", name="first", new_name="renamed")
+    build.model("first")
+    build.version("first", f"runs:/{runs[1]}/m", run_id=runs[1])
+    export(source, tmp_path / "f.mlbundle")
+    assert import_(server, tmp_path / "f.mlbundle").losses == []
+    for name, content in (("copy", b"of the first"), ("first", b"of another")):
+        assert downloaded(server, name, "1", tmp_path) == {"data": content}
+    command("verify", tmp_path / "f.mlbundle", "--against", server.uri)
+
+
 def test_a_copy_without_its_original_brings_the_files(
     empty_server: LendServer, tmp_path: Path
 ) -> None:

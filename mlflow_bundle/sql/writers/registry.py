@@ -25,6 +25,7 @@ from mlflow_bundle.entities import (
 from mlflow_bundle.errors import SinkError
 from mlflow_bundle.references import (
     PROMPT_EXPERIMENTS_TAG,
+    files_of,
     join_experiments,
     logged_model_id_of,
     model_version_of,
@@ -44,6 +45,8 @@ _BELOW = (  # children first
     _VERSIONS,
     _MODELS,
 )
+_ORIGINALS = "model_version_files"
+"""Kind in the `Remap` of the versions that are not made of others, by where their files lie."""
 _COMPARED = ("description", "current_stage", "status", "status_message")
 _LONG_NAME = 100
 """A location is kept in 500 characters: a longer name is no directory."""
@@ -52,12 +55,14 @@ _HINT = "(--renumber gives the next free one, --rename-model another name)"
 
 
 class _Copy(NamedTuple):
-    """A version that was made of another one."""
+    """A version whose files are those of another one."""
 
     version: ModelVersion
     """As the bundle has it."""
-    made_of: tuple[str, int]
-    """Name and number here of the version that it was made of."""
+    where: Row
+    """Its key here."""
+    original: str
+    """Name and number here of the other one."""
 
 
 class RegistryWriter(Writer):
@@ -66,8 +71,7 @@ class RegistryWriter(Writer):
     def __init__(self, to: Target, kind: str) -> None:
         super().__init__(to)
         self.kind = kind  # type: ignore[misc]
-        self._copies: dict[tuple[str, int], _Copy] = {}
-        """Versions here, by name and number, whose files are those of another version."""
+        self._copies: list[_Copy] = []
 
     def reserve(self, entity: Entity, *, dry: bool) -> None:
         assert isinstance(entity, RegisteredModel)
@@ -88,7 +92,11 @@ class RegistryWriter(Writer):
                     VERSION_KIND[entity.kind],
                     f"{entity.name}/{version.version}",
                     f"{name}/{number}",
+                    source_root=files_of(version),
                 )
+                if model_version_of(version.source) is None:
+                    # By this, copies of it find it.
+                    self._to.remap.place(_ORIGINALS, files_of(version), f"{name}/{number}")
 
     def _name(self, model: RegisteredModel) -> str:
         return self._to.options.rename_models.get(model.name, model.name)
@@ -274,35 +282,24 @@ class RegistryWriter(Writer):
 
     def _follow_files(self, version: ModelVersion, where: Row, row: Row, merge: Merge) -> None:
         """Remember a version whose files are those of another one, wherever that has them here."""
-        made_of = model_version_of(version.source)
         stored = version.storage_location
-        if merge.dry or made_of is None or not stored or row["storage_location"] != stored:
+        if merge.dry or not stored or row["storage_location"] != stored:
             return
-        placed = self._to.remap.find(VERSION_KIND[self.kind], f"{made_of[0]}/{made_of[1]}")
-        if placed is not None:
-            name, _, number = placed.id.rpartition("/")
-            copy = _Copy(version, (name, int(number)))
-            self._copies[where["name"], where["version"]] = copy
+        placed = self._to.remap.find(_ORIGINALS, stored)
+        if placed is not None and model_version_of(version.source) is not None:
+            self._copies.append(_Copy(version, where, placed.id))
 
     def finish(self) -> None:
-        while self._copies:
-            self._find_files(next(iter(self._copies)))
-
-    def _find_files(self, key: tuple[str, int]) -> str | None:
-        """Return where the files of a version are, and write it of one that is a copy."""
-        copy = self._copies.pop(key, None)
-        where: Row = {**self._within(key[0]), "version": key[1]}
-        if copy is None:
-            row = self._to.row(_VERSIONS, where, "source", "storage_location")
-            return None if row is None else row["storage_location"] or row["source"]
-        stored = copy.version.storage_location
-        location = self._find_files(copy.made_of)
-        if location is None or location == stored:
-            return stored
-        id = f"{copy.version.name}/{copy.version.version}"
-        with Merge(self._to, VERSION_KIND[self.kind], id, fresh=False, dry=False) as merge:
-            merge.replace(_VERSIONS, where, {"storage_location": location})
-        return location
+        for version, where, original in self._copies:
+            name, _, number = original.rpartition("/")
+            of = {**self._within(name), "version": int(number)}
+            row = self._to.row(_VERSIONS, of, "source", "storage_location")
+            location = None if row is None else row["storage_location"] or row["source"]
+            if location is None or location == version.storage_location:
+                continue
+            id = f"{version.name}/{version.version}"
+            with Merge(self._to, VERSION_KIND[self.kind], id, fresh=False, dry=False) as merge:
+                merge.replace(_VERSIONS, where, {"storage_location": location})
 
     def _version_row(self, version: ModelVersion, where: Row, source: Row) -> Row:
         nulls, user = version.null_fields, self._to.options.user_of(version.user_id)
@@ -367,7 +364,8 @@ class RegistryWriter(Writer):
             kind, id, "current_stage", here=here["current_stage"], bundle=DELETED_STAGE
         ):
             return
-        values = {column: value for column, value in row.items() if column not in where}
+        kept = {*where, "storage_location"}  # its files stay, as where MLflow deletes one
+        values = {column: value for column, value in row.items() if column not in kept}
         merge.replace(_VERSIONS, where, values)
         if not merge.dry:
             self._delete_rows("registered_model_aliases", where)
