@@ -34,13 +34,8 @@ def get_experiment(session: Session, experiment_id: str) -> Experiment:
     Raises:
         ServerError: There is none of that id, or the server refused.
     """
-    answer: records.RestExperimentAnswer = session.get(
-        f"{API}experiments/get",
-        params={"experiment_id": experiment_id},
-        type=records.RestExperimentAnswer,
-        what=f"experiment {experiment_id}",
-    )
-    return answer.experiment.record()
+    which = {"experiment_id": experiment_id}
+    return _one(session, "experiments/get", which, f"experiment {experiment_id}")
 
 
 def experiment_named(session: Session, name: str) -> Experiment:
@@ -49,10 +44,12 @@ def experiment_named(session: Session, name: str) -> Experiment:
     Raises:
         ServerError: There is none, or the server refused.
     """
+    which = {"experiment_name": name}
+    return _one(session, "experiments/get-by-name", which, f"experiment {name!r}")
+
+
+def _one(session: Session, endpoint: str, which: dict[str, str], what: str) -> Experiment:
     answer: records.RestExperimentAnswer = session.get(
-        f"{API}experiments/get-by-name",
-        params={"experiment_name": name},
-        type=records.RestExperimentAnswer,
-        what=f"experiment {name!r}",
+        f"{API}{endpoint}", params=which, type=records.RestExperimentAnswer, what=what
     )
     return answer.experiment.record()
