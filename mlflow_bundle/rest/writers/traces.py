@@ -187,13 +187,6 @@ class TraceWriter(Writer):
                 status=404,
             )
 
-    def _texts(self, content: Content) -> Iterator[str]:
-        for item in content.items():
-            if isinstance(item, Span):
-                if item.type is not msgspec.UNSET:
-                    self._to.report.adjust(self.kind, "spans.type (that of their texts)")
-                yield item.content
-
     def _job(self, content: Content) -> _Job:
         trace = content.entity
         assert isinstance(trace, Trace)
@@ -203,7 +196,7 @@ class TraceWriter(Writer):
             source=trace,
             artifacts=content.artifacts,
             spans=[],
-            more=self._texts(content),
+            more=(item.content for item in content.items() if isinstance(item, Span)),
         )
         for text in job.more:
             job.spans.append(text)
