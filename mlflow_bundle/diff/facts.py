@@ -50,6 +50,7 @@ from mlflow_bundle.references import (
     PROMPT_EXPERIMENTS_TAG,
     SERVER_MADE_TAGS,
     is_below,
+    model_version_of,
     rewrite_dataset_source,
     rewrite_mlmodel,
     rewrite_tags,
@@ -111,6 +112,8 @@ class Reader:
     progress: Progress
     experiments: dict[str, str] = field(default_factory=dict)
     """Id of an experiment here to its name at B."""
+    copies: dict[str, list[str]] = field(default_factory=dict)
+    """Where files lie, to the versions whose source is another version with these files."""
 
     # Entries
 
@@ -148,9 +151,12 @@ class Reader:
             label = self.expected.model(entity.name)
             yield _entry(entity.kind, entity.id, key=label, label=label)
             for version in entity.versions:
+                id = f"{entity.name}/{version.version}"
+                if version.storage_location and model_version_of(version.source) is not None:
+                    self.copies.setdefault(version.storage_location.rstrip("/"), []).append(id)
                 yield _entry(
                     VERSION_KIND[entity.kind],
-                    f"{entity.name}/{version.version}",
+                    id,
                     scope=label,
                     origin=provenance.version_origin(version),
                     key=str(version.version),
@@ -200,8 +206,10 @@ class Reader:
         entity = content.entity
         if isinstance(entity, Run) and (holder := self._find(HOLDER, entity.id)) is not None:
             held = self.ledger.find_origin(self.side, "model_version", holder.origin or "")
+            places = [held, *self._copies_of(f"{holder.root.rstrip('/')}/model")]
             for path, fact in self._file_facts(entity, content.artifacts):
-                yield held, _below("model/", path, fact)
+                for place in places:
+                    yield place, _below("model/", path, fact)
             return
         parent = entity.parent if isinstance(entity, PlainEntity) else None
         thing = self._find(entity.kind, entity.id, parent)
@@ -216,22 +224,29 @@ class Reader:
                     yield place, fact
         elif not isinstance(entity, Experiment):
             for path, fact in self._file_facts(entity, content.artifacts):
-                held, below = self._version_holding(thing, path)
-                yield (thing, fact) if held is None else (held, _below(below, path, fact))
+                versions, below = self._versions_holding(thing, path)
+                for held in versions or (thing,):
+                    yield held, _below(below, path, fact)
 
     def _find(self, kind: str, id: str, parent: str | None = None) -> Thing | None:
         return self.ledger.find(self.side, kind, id, parent)
 
-    def _version_holding(self, run: Thing | None, path: str) -> tuple[Thing | None, str]:
-        """Return the version whose files an import put below this path of a run, and where."""
+    def _versions_holding(self, run: Thing | None, path: str) -> tuple[list[Thing], str]:
+        """Return the versions whose files an import put below this path of a run, and where."""
         parts = path.split("/", 3)
         if run is None or run.kind != Run.kind or parts[0] != _HELD or len(parts) < 4:
-            return None, ""
+            return [], ""
         below = "/".join(parts[:3])
+        root = f"{run.root.rstrip('/')}/{below}"
         version = self._find("model_version", f"{parts[1]}/{parts[2]}")
-        if version is None or version.root != f"{run.root.rstrip('/')}/{below}":
-            return None, ""
-        return version, f"{below}/"
+        if version is None or version.root != root:
+            return [], ""
+        return [version, *self._copies_of(root)], f"{below}/"
+
+    def _copies_of(self, root: str) -> list[Thing]:
+        """Return the versions whose source is another version, whose files lie there."""
+        found = (self._find("model_version", id) for id in self.copies.get(root, ()))
+        return [version for version in found if version is not None]
 
     def _record(self, content: Content) -> Iterator[Fact]:
         entity = content.entity

@@ -191,6 +191,43 @@ def _experiment(here: Small, name: str) -> str:
     return name
 
 
+@pytest.mark.parametrize("has_run", [False, True])
+def test_copies_of_a_version_with_files_of_its_own_are_compared_with_its_files(
+    has_run: bool, empty_server: LendServer, tmp_path: Path
+) -> None:
+    source, server = empty_server(), empty_server()
+    build = Small(source.uri)
+    for name in ("own", "a copy", "copy of a copy"):
+        build.model(name)
+    build.experiment("e", "e")
+    run = build.run("run", "e") if has_run else ""
+    build.version("own", "s3://bucket/own", run_id=run)
+    build.version("a copy", "models:/own/1")
+    build.version("copy of a copy", "models:/a copy/1")
+    place = tmp_path / "own"
+    place.mkdir()
+    (place / "weights").write_bytes(b"w")
+    for column in ("source", "storage_location"):
+        with contextlib.closing(sqlite3.connect(source.database, timeout=30)) as connection:
+            connection.execute(
+                f"UPDATE model_versions SET {column} = ? WHERE {column} = 's3://bucket/own'",
+                (place.as_uri(),),
+            )
+            connection.commit()
+    bundle = tmp_path / "f.mlbundle"
+    words = ["--artifacts-destination", source.artifact_directory]
+    command("export-all", "-o", bundle, "--tracking-uri", f"sqlite:///{source.database}", *words)
+    done = import_(server, bundle, "--verify")
+    assert counts(done)["model_version"] == (3, 0)
+    # One run holds them for all three: the version's own, or one that was made for them.
+    (held,) = (path for path in server.artifact_directory.rglob("weights"))
+    held.write_bytes(b"W")
+    assert told(diff(bundle, server.uri, expect=3)) == {
+        ("model_version", "artifacts/weights", "different")
+    }
+    assert diff(bundle, server.uri, expect=3)["kinds"]["model_version"]["different"] == 3
+
+
 def test_a_renamed_import_is_compared_under_its_new_names(
     small_bundle: Path, empty_server: LendServer, tmp_path: Path
 ) -> None:
