@@ -71,6 +71,8 @@ WriterFactory = Callable[[bytes, uuid.UUID, int], TreeWriter]
 
 _LARGEST_ENTITY_BYTES = docs.MAX_DOCUMENT_BYTES // 2
 
+_MODELS_SHOWN = 3
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportOptions:
@@ -148,6 +150,8 @@ class BundleSink(Sink):
         self._totals: Counter[str] = Counter()
         self._artifact_bytes = 0
         self._lost_artifacts: list[Loss] = []
+        self._bare: list[str] = []
+        """Models that are said to have files and have none."""
 
     def begin(self, source: SourceInfo, selection: Selection) -> None:
         created = self._now().replace(microsecond=0)
@@ -305,6 +309,8 @@ class BundleSink(Sink):
             f"logged_model {model.id}",
             model.creation_time,
         )
+        if model.status == "READY":
+            self._expect_files(f"logged model {model.id}", content.artifacts, artifacts)
         document = docs.LoggedModelDocument(
             export_info=self._export_info,
             logged_model=self._cleaned(model),
@@ -383,6 +389,9 @@ class BundleSink(Sink):
                 f"{VERSION_KIND[model.kind]} {model.name}/{number}",
                 version.creation_timestamp,
             )
+            summary, _ = written[number]
+            name = f"model version {model.name}/{number}"
+            self._expect_files(name, content.version_artifacts[number], summary)
         cleaned = self._cleaned(model)
         versions = []
         for version in cleaned.versions:
@@ -467,6 +476,11 @@ class BundleSink(Sink):
         self._report.did("artifact", count, size=total)
         return docs.ArtifactSummary(mode=tree.mode, files=count, bytes=total), names
 
+    def _expect_files(self, name: str, tree: ArtifactTree, summary: docs.ArtifactSummary) -> None:
+        """Remember a model that has no files: `_add_notes` tells of it."""
+        if summary.mode == "included" and not tree.files():
+            self._bare.append(name)
+
     def _lose_artifact(self, owner_id: str, file: ArtifactFile, reason: str) -> None:
         loss = self._report.lose("artifact", f"{owner_id}/{file.path}", reason)
         self._lost_artifacts.append(loss)
@@ -519,7 +533,7 @@ class BundleSink(Sink):
 
     def finish(self) -> None:
         self._enter_section(len(_SECTIONS))
-        self._note_changes()
+        self._add_notes()
         self._add_document(
             layout.MANIFEST,
             docs.ManifestDocument(
@@ -534,11 +548,17 @@ class BundleSink(Sink):
         )
         self._out.finish()
 
-    def _note_changes(self) -> None:
-        """List what changed at the source since an interrupted export began."""
+    def _add_notes(self) -> None:
+        """Tell what changed since an interrupted export began, and which models have no files."""
         if self._before is not None:
             for note in self._before.notes():
                 self._report.note(note)
+        if self._bare:
+            shown = ", ".join(self._bare[:_MODELS_SHOWN])
+            self._report.note(
+                f"{len(self._bare)} logged models and model versions have no files where the source"
+                f" says that they are: {shown}{', …' if self._bare[_MODELS_SHOWN:] else ''}"
+            )
 
     def abort(self) -> None:
         self.close()
@@ -580,7 +600,7 @@ class _WorkspaceSink(BundleSink):
 
     def finish(self) -> None:
         self._enter_section(len(_SECTIONS))
-        self._note_changes()
+        self._add_notes()
         self._whole._totals.update(self._totals)
         self._whole._artifact_bytes += self._artifact_bytes
         self._whole.put(Content(entity=self._workspace))

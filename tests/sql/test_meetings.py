@@ -288,6 +288,25 @@ def test_an_artifact_store_with_nothing_in_it_is_told(
     assert "there is no such directory" in loss["reason"]
 
 
+def test_models_without_files_are_told_of(source: Place, tmp_path: Path) -> None:
+    client = MlflowClient(source.uri)
+    id = client.create_experiment("e", artifact_location=(tmp_path / "e").as_uri())
+    models = [client.create_logged_model(id, name) for name in ("ready", "pending", "whole")]
+    for model in (models[0], models[2]):
+        client.finalize_logged_model(model.model_id, "READY")
+    whole = tmp_path / models[2].artifact_location.removeprefix(f"{tmp_path.as_uri()}/")
+    for directory in (tmp_path / "there", whole):
+        directory.mkdir(parents=True)
+        directory.joinpath("MLmodel").write_text("flavors: {}\n")
+    client.create_registered_model("m")
+    for name in ("there", "gone"):
+        client.create_model_version("m", (tmp_path / name).as_uri())
+    assert exported(source, tmp_path / "f")["notes"] == [
+        "2 logged models and model versions have no files where the source says that they are:"
+        f" logged model {models[0].model_id}, model version m/2"
+    ]
+
+
 def test_a_version_is_completed_when_its_run_arrives(
     source: Place, target: Place, tmp_path: Path
 ) -> None:
