@@ -133,11 +133,19 @@ class Report:
             self.bytes += size
 
     def did(self, kind: str, count: int = 1, *, size: int = 0) -> None:
-        """Count objects of ``kind`` moved, with their bytes."""
+        """Count objects of ``kind`` moved, with their bytes.
+
+        Args:
+            kind: What they are.
+            count: How many; negative, where some were counted that were not moved after all.
+            size: Their bytes.
+        """
         if count:
             with self._lock:
                 self.done[kind] += count
                 self.bytes += size
+                if not self.done[kind]:
+                    del self.done[kind]
 
     def found(self, kind: str, count: int = 1, *, size: int = 0) -> None:
         """Count objects of ``kind`` that the destination had already.

@@ -49,6 +49,9 @@ _TRANSACTION_S = 3.0
 _PASS_OVER = frozenset({POINT_TABLE, "datasets", "entity_associations"})
 """Tables of which several entities may bring the same row, or one brings it twice."""
 
+POINT_KIND = "metric_point"
+"""What a report calls points."""
+
 _EDGES = ("inputs", "input_tags")
 """Written the last: what they name has no foreign key that would put it before them."""
 
@@ -100,6 +103,7 @@ class Batch:
         dialect: Of the database.
         tables: Parents before children.
         lose: Lists what cannot be written: owner, field, reason.
+        uncount: Told of what was counted and is not written after all: kind, how many.
         failed: Makes the error for a database that fails as a whole.
     """
 
@@ -110,6 +114,7 @@ class Batch:
         tables: Iterable[Table],
         *,
         lose: Callable[[Owner, str, str], None],
+        uncount: Callable[[str, int], None],
         failed: Callable[[Exception], ServerError],
     ) -> None:
         self._connection = connection
@@ -121,6 +126,7 @@ class Batch:
         edges = {name: by_name.pop(name) for name in _EDGES if name in by_name}
         self._tables = by_name | edges
         self._lose = lose
+        self._uncount = uncount
         self._error = failed
         driver: Any = connection.dialect.loaded_dbapi
         # What a row is to blame for; Python's own for values that no driver can send.
@@ -512,6 +518,9 @@ class Batch:
             owner, name = owners[0]
             if not name:
                 self._failed.add(owner)
+                self._uncount(owner.kind, 1)
+            if group.table.name == POINT_TABLE:
+                self._uncount(POINT_KIND, 1)
             self._lose(owner, name, _reason(error))
             return
         half = len(rows) // 2
@@ -534,6 +543,9 @@ class Batch:
     def _write_points(self) -> None:
         """Write the points that wait; where the database refuses some, row by row."""
         points = [some for some in self._points if some[1] not in self._failed]
+        if len(points) < len(self._points):
+            every, kept = (sum(len(some) for some, _ in each) for each in (self._points, points))
+            self._uncount(POINT_KIND, every - kept)
         if not points:
             return
         # Of most runs no point comes twice, and without a look they are faster.

@@ -103,11 +103,15 @@ class SqlSink(Sink):
             def lose(owner: Owner, field: str, reason: str) -> None:
                 report.lose(owner.kind, owner.id, reason, field=field)
 
+            def uncount(kind: str, count: int) -> None:
+                report.did(kind, -count)
+
             batch = Batch(
                 connection,
                 database.dialect,
                 sort_tables(database.tables.values()),
                 lose=lose,
+                uncount=uncount,
                 failed=database.failure,
             )
             opened.callback(batch.close)

@@ -86,10 +86,15 @@ def batch(slow: _Slow, connection: Connection) -> Iterator[Batch]:
     def lose(owner: Owner, field: str, reason: str) -> None:
         raise AssertionError(f"{owner} {field} {reason}")
 
+    def uncount(kind: str, count: int) -> None:
+        raise AssertionError(f"{kind} {count}")
+
     def failed(exc: Exception) -> SinkError:
         return SinkError(str(exc))
 
-    batch = Batch(connection, slow, metadata.tables.values(), lose=lose, failed=failed)
+    batch = Batch(
+        connection, slow, metadata.tables.values(), lose=lose, uncount=uncount, failed=failed
+    )
     with contextlib.closing(batch):
         yield batch
 

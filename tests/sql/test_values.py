@@ -8,8 +8,10 @@ import io
 import math
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy
 from mlflow.store.db.utils import InitialBase
@@ -227,6 +229,22 @@ def test_a_number_that_no_driver_can_send_is_lost_alone(uri: str) -> None:
     assert {loss.field for loss in report.losses} == {"metrics.late"}
     found = rows(uri, "SELECT metrics.key, timestamp FROM metrics ORDER BY metrics.key")
     assert found == [("late", 1), ("m", 1001)]
+
+
+def test_what_the_database_refused_is_not_counted_as_done(uri: str) -> None:
+    if uri.startswith("mysql"):
+        return  # it takes the largest number for it, as documented of INSERT IGNORE
+    run, experiment = contents(RUN_ID, history("m", (1, 0.5)))
+    assert isinstance(run.entity, Run)
+    late = msgspec.structs.replace(run.entity.info, run_id=f"{RUN_ID[:-1]}x", start_time=2**63)
+    refused = replace(run, entity=msgspec.structs.replace(run.entity, info=late))
+    report = put(uri, run, refused, experiment)
+    assert [(loss.kind, loss.id, loss.field) for loss in report.losses] == [
+        ("run", late.run_id, "")
+    ]
+    assert report.done["run"] == 1
+    assert rows(uri, "SELECT run_uuid FROM runs") == [(RUN_ID,)]
+    assert put(uri, run, refused, experiment).done == {}
 
 
 def test_a_database_of_another_encoding_keeps_what_that_has(prerequisite: Demand) -> None:
