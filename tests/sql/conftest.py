@@ -50,11 +50,10 @@ def target(tmp_path: Path) -> Place:
 def destination(
     request: pytest.FixtureRequest, tmp_path: Path, prerequisite: Demand
 ) -> Iterator[Place]:
-    """An empty database of each kind."""
-    artifacts = tmp_path / "files"
+    """A database of each kind, as MLflow makes it."""
     if request.param == "sqlite":
-        yield Place(f"sqlite:///{tmp_path}/destination.db", artifacts)
+        yield made(tmp_path / "destination")
         return
     prerequisite(is_reachable(request.param), request.param)
-    with new_database(request.param) as uri:
-        yield Place(uri, artifacts)
+    with new_database(request.param, empty=False) as uri:
+        yield Place(uri, tmp_path / "files")

@@ -29,6 +29,7 @@ from mlflow_bundle.sql.source import SqlSource
 from mlflow_bundle.transfer import transfer
 from tests.bundles.memory import MemorySource
 from tests.sql.databases import execute, is_reachable, new_database, rows
+from tests.sql.imports import Place
 
 Demand = Callable[[object, str], None]
 
@@ -36,8 +37,16 @@ RUN_ID = "0123456789abcdef0123456789abcdef"
 LARGEST = 1.7976931348623157e308
 
 
+@pytest.fixture
+def uri(destination: Place) -> str:
+    """A database of each kind, as MLflow makes it."""
+    return destination.uri
+
+
 @pytest.fixture(params=["sqlite", "postgresql", "mysql"])
-def uri(request: pytest.FixtureRequest, tmp_path: Path, prerequisite: Demand) -> Iterator[str]:
+def empty_uri(
+    request: pytest.FixtureRequest, tmp_path: Path, prerequisite: Demand
+) -> Iterator[str]:
     """A database that holds nothing."""
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path}/mlflow.db"
@@ -197,21 +206,23 @@ def test_a_full_disk_for_temporary_files_is_told_as_such(
     assert caught.value.filename == tempfile.gettempdir()
 
 
-def test_tables_that_a_killed_import_began_with_are_no_obstacle(uri: str) -> None:
-    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+def test_tables_that_a_killed_import_began_with_are_no_obstacle(empty_uri: str) -> None:
+    engine = sqlalchemy.create_engine(empty_uri, poolclass=sqlalchemy.NullPool)
     InitialBase.metadata.create_all(engine)
     many = history("m", (1, 0.5))
-    assert put(uri, *contents(RUN_ID, many)).losses == []
-    assert read_back(uri) == {"m": points_of(many)}
+    assert put(empty_uri, *contents(RUN_ID, many)).losses == []
+    assert read_back(empty_uri) == {"m": points_of(many)}
 
 
-def test_a_database_of_before_there_were_revisions_is_not_taken_for_an_empty_one(uri: str) -> None:
-    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+def test_a_database_of_before_there_were_revisions_is_not_taken_for_an_empty_one(
+    empty_uri: str,
+) -> None:
+    engine = sqlalchemy.create_engine(empty_uri, poolclass=sqlalchemy.NullPool)
     InitialBase.metadata.create_all(engine)
-    execute(uri, "INSERT INTO experiments (experiment_id, name) VALUES (1, 'old')")
+    execute(empty_uri, "INSERT INTO experiments (experiment_id, name) VALUES (1, 'old')")
     with pytest.raises(SinkError, match="of an older MLflow"):
-        put(uri, *contents(RUN_ID))
-    assert rows(uri, "SELECT name FROM experiments") == [("old",)]
+        put(empty_uri, *contents(RUN_ID))
+    assert rows(empty_uri, "SELECT name FROM experiments") == [("old",)]
 
 
 def test_a_text_that_no_driver_can_send_is_lost_alone(uri: str) -> None:
