@@ -18,6 +18,7 @@ import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
+from urllib.parse import quote
 
 import msgspec
 
@@ -237,11 +238,14 @@ class Reader:
         if run is None or run.kind != Run.kind or parts[0] != _HELD or len(parts) < 4:
             return [], ""
         below = "/".join(parts[:3])
-        root = f"{run.root.rstrip('/')}/{below}"
-        version = self._find("model_version", f"{parts[1]}/{parts[2]}")
-        if version is None or version.root != root:
-            return [], ""
-        return [version, *self._copies_of(root)], f"{below}/"
+        # Neither name nor number tells: a database's import quotes the name, and either may be
+        # another one since. In a file:// URI the quoted name is not that of the directory.
+        for place in (below, quote(below)):
+            root = f"{run.root.rstrip('/')}/{place}"
+            version = self.ledger.find_version_at(self.side, root)
+            if version is not None:
+                return [version, *self._copies_of(root)], f"{below}/"
+        return [], ""
 
     def _copies_of(self, root: str) -> list[Thing]:
         """Return the versions whose source is another version, whose files lie there."""
@@ -406,9 +410,8 @@ class Reader:
         if self._find(HOLDER, version.run_id) is not None:
             return True
         run = self._find(Run.kind, version.run_id)
-        return run is not None and is_below(
-            version.source, f"{run.root.rstrip('/')}/{_HELD}/{version.name}/{version.version}"
-        )
+        root = "" if run is None else f"{run.root.rstrip('/')}/{_HELD}"
+        return is_below(version.source, root) and version.source[len(root) :].count("/") == 2
 
     def _plain(self, entity: PlainEntity, items: Iterable[msgspec.Struct]) -> Iterator[Fact]:
         entity = mask_record(self.expected.record(entity), _unheard)  # as a bundle holds it

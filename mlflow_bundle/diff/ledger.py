@@ -26,6 +26,7 @@ CREATE TABLE thing (
 );
 CREATE INDEX thing_id ON thing (side, kind, id, parent);
 CREATE INDEX thing_label ON thing (side, kind, label);
+CREATE INDEX thing_version_root ON thing (side, root) WHERE kind = 'model_version';
 CREATE INDEX thing_scope ON thing (kind, side, scope);
 CREATE TABLE fact (
     pair INTEGER NOT NULL, side TEXT NOT NULL, field TEXT NOT NULL, value TEXT NOT NULL,
@@ -208,6 +209,10 @@ class Ledger:
     def find_origin(self, side: Side, kind: str, origin: str) -> Thing | None:
         """Return an entity by its origin, or None."""
         return self._thing("side = ? AND kind = ? AND origin = ?", (side, kind, origin))
+
+    def find_version_at(self, side: Side, root: str) -> Thing | None:
+        """Return the model version whose files lie there, or None."""
+        return self._thing("kind = 'model_version' AND side = ? AND root = ?", (side, root))
 
     def _thing(self, condition: str, values: tuple[str, ...]) -> Thing | None:
         with self._lock:

@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 
 from tests.sql.databases import change, execute, rows
 from tests.sql.imports import Place, exported, imported
+from tests.transfer.commands import command
 
 VERSIONS = "SELECT name, version, source, storage_location FROM model_versions ORDER BY 1, 2"
 STAGES = "SELECT version, current_stage FROM model_versions ORDER BY version"
@@ -169,3 +170,19 @@ def test_a_version_that_comes_home_gets_no_tags(
     assert report["done"]["model_version"] == 1  # the other's
     tags = "SELECT version, key FROM model_version_tags WHERE version = 1"
     assert rows(source.uri, tags) == []
+
+
+@pytest.mark.parametrize("name", ["m", "m, n", "long" * 30])
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_files_of_a_version_that_were_copied_into_its_run_are_no_difference(
+    name: str, scheme: str, source: Place, target: Place, client: MlflowClient, tmp_path: Path
+) -> None:
+    run = client.create_run("0")
+    client.create_registered_model(name)
+    client.create_model_version(name, files(tmp_path / "own"), run_id=run.info.run_id)
+    exported(source, tmp_path / "f")
+    options = ("--default-artifact-root", f"{scheme}{target.artifacts}", "--verify")
+    imported(target, tmp_path / "f", *options)
+    MlflowClient(target.uri).rename_registered_model(name, "renamed")
+    renamed = ("--rename-model", f"{name}=renamed", "--artifacts-destination", target.artifacts)
+    command("verify", tmp_path / "f", "--against", target.uri, *renamed)

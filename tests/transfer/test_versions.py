@@ -309,6 +309,26 @@ def test_a_copy_without_its_original_brings_the_files(
     assert downloaded(server, "copy", "1", tmp_path) == {"model.pkl": b"original"}
 
 
+def test_files_of_a_version_with_another_number_are_no_difference(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    source, server = empty_server(), empty_server()
+    build = Small(source.uri)
+    build.experiment("e", "e")
+    run, other = build.run("run", "e"), build.run("other", "e")
+    build.put_files(build.artifact_uri(other), {"m/data": b"of the other"})
+    build.model("m")
+    for _ in range(2):
+        build.version("m", f"{build.artifact_uri(other)}/m", run_id=other)
+    build.delete_version("m", 1)
+    with sqlite3.connect(source.database) as connection:
+        connection.execute("UPDATE model_versions SET run_id = ?", (run,))
+    connection.close()
+    export(source, tmp_path / "f.mlbundle")
+    import_(server, tmp_path / "f.mlbundle", "--renumber", "--verify")
+    assert downloaded(server, "m", "1", tmp_path) == {"data": b"of the other"}
+
+
 def downloaded(server: MlflowServer, name: str, number: str, directory: Path) -> dict[str, bytes]:
     """What MLflow's own client downloads for a version."""
     import mlflow
