@@ -88,6 +88,28 @@ def test_a_copy_whose_first_stays_where_it_is_stays_too(
     assert rows(target.uri, VERSIONS) == rows(source.uri, VERSIONS)
 
 
+@pytest.mark.parametrize("first", ["reference", "skip"])
+def test_a_version_follows_its_files_when_they_come_later(
+    first: str, source: Place, target: Place, client: MlflowClient, tmp_path: Path
+) -> None:
+    for name in ("a copy", "m", "of a run"):
+        client.create_registered_model(name)
+    client.create_model_version("m", files(tmp_path / "own"))
+    client.create_model_version("a copy", "models:/m/1")
+    run = client.create_run("0").info.run_id
+    client.create_model_version("of a run", files(tmp_path / "run"), run_id=run)
+    exported(source, tmp_path / "f")
+    imported(target, tmp_path / "f", "--artifacts", first)
+    report = imported(target, tmp_path / "f")
+    assert (report["conflicts"], report["lost"]) == ([], [])
+    assert report["done"] == {"artifact": 2, "model_version": 2}
+    for name, _, made_of, place in rows(target.uri, VERSIONS):
+        assert name == "a copy" or made_of == place
+        below = str(place).removeprefix("mlflow-artifacts:/").replace("%20", " ")
+        assert target.artifacts.joinpath(below, "data").read_text() == "weights"
+    assert imported(target, tmp_path / "f")["done"] == {}
+
+
 def test_models_of_one_name_in_two_workspaces_keep_their_files_apart(
     source: Place, target: Place, client: MlflowClient, tmp_path: Path
 ) -> None:

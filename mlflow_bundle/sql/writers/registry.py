@@ -262,9 +262,7 @@ class RegistryWriter(Writer):
         row = self._version_row(version, where, source)
         if here is not None and not row["description"]:
             row["description"] = None
-        arrived: tuple[str, ...] = ()
-        if here is not None and rewrite_version_source(version, self._to.remap).moved:
-            arrived = _arrived(version, source, here)
+        arrived = () if here is None else _arrived(version, source, here)
         compared = (*_COMPARED, *arrived)
         part.own(_VERSIONS, row, here, key=tuple(where), compared=compared, news=arrived)
         self._follow_files(version, where, row if here is None else here, merge)
@@ -474,10 +472,10 @@ class RegistryWriter(Writer):
 def _arrived(version: ModelVersion, source: Row, here: Row) -> tuple[str, ...]:
     """Return the columns that still point to where the version comes from.
 
-    An earlier import has left them so, without the run or logged model that is here now.
+    An earlier import has left them so, without the files, run or logged model that are here now.
 
     Args:
-        version: As the bundle has it; what it was made of is here.
+        version: As the bundle has it.
         source: What the columns are to be here.
         here: What they are.
     """
