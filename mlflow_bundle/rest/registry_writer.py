@@ -8,6 +8,7 @@ deleting it at once; a number that is taken already can never be had again.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -167,6 +168,11 @@ class RegistryWriter:
 
     def write(self, content: Content) -> None:
         """Write what the server lacks of the model and its versions."""
+        for _ in self.steps(content):
+            pass
+
+    def steps(self, content: Content) -> Iterator[ModelVersion]:
+        """As :meth:`write`, but yield each version before it is written."""
         model = content.entity
         assert isinstance(model, RegisteredModel)
         name = self.name_here(model)
@@ -179,6 +185,7 @@ class RegistryWriter:
         numbers: dict[int, int] = {}
         waits = False
         for version in model.versions:
+            yield version
             # A source cannot be changed later, nor can a number be had again: what needs something
             # that could not be made has to wait for the next import, and so do later versions.
             if self._needs_unsupported(version) and _twin(version, self._registry[name]) is None:

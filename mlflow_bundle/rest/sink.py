@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from mlflow_bundle.entities import (
     Entity,
     Experiment,
     LoggedModel,
+    ModelVersion,
     PlainEntity,
     Prompt,
     RegisteredModel,
@@ -414,13 +416,16 @@ class RestSink(Sink):
         try:
             self._models.write(content)
         except ServerError:
-            for version in model.versions:
-                self._models.await_model_of(version)
+            self._await_models_of(model)
             raise
         finally:
             with self._lock:
                 self._expected.discard(model.name)
             self._to.progress.advance(1)
+
+    def _await_models_of(self, model: RegisteredModel) -> None:
+        for version in model.versions:
+            self._models.await_model_of(version)
 
     @staticmethod
     def _needs(model: RegisteredModel) -> set[str]:
@@ -428,19 +433,46 @@ class RestSink(Sink):
         return {source[0] for source in sources if source is not None} - {model.name}
 
     def _put_deferred(self) -> None:
-        while self._deferred:
-            waiting, self._deferred = self._deferred, []
-            for content in waiting:
-                assert isinstance(content.entity, RegisteredModel)
-                if len(waiting) == len(self._deferred) + 1:
-                    # Models that copy each other: one of them has to be first.
-                    self._expected.clear()
-                try:
-                    self._put_registered_model(content, content.entity)
-                except ServerError as exc:
-                    if exc.status is None:
-                        raise
-                    self._to.report.lose(content.entity.kind, content.entity.id, exc.message)
+        """Write the models that wait: a version when the one that it copies is there.
+
+        A whole model would not do: models may copy versions of each other.
+        """
+        waiting, self._deferred = self._deferred, []
+        unwritten = {
+            (version.name, version.version)
+            for content in waiting
+            if isinstance(content.entity, RegisteredModel)
+            for version in content.entity.versions
+        }
+        steps = [self._steps(content, unwritten) for content in waiting]
+        while steps:
+            left = len(unwritten), len(steps)
+            steps = [step for step in steps if next(step, None) is not None]
+            if (len(unwritten), len(steps)) == left:
+                # Versions that are copies of each other: one of them has to be first.
+                unwritten.clear()
+
+    def _steps(self, content: Content, unwritten: set[tuple[str, int]]) -> Iterator[ModelVersion]:
+        """Write a model; yield a version as long as the one that it copies is unwritten."""
+        model = content.entity
+        assert isinstance(model, RegisteredModel)
+        before: tuple[str, int] | None = None
+        try:
+            for version in self._models.steps(content):
+                if before is not None:
+                    unwritten.discard(before)
+                before = version.name, version.version
+                copied = model_version_of(version.source)
+                while copied in unwritten and copied != before:
+                    yield version
+        except ServerError as exc:
+            if exc.status is None:
+                raise
+            self._await_models_of(model)
+            self._to.report.lose(model.kind, model.id, exc.message)
+        finally:
+            unwritten.difference_update((v.name, v.version) for v in model.versions)
+            self._to.progress.advance(1)
 
     def _put_in_experiment(self, content: Content, placed: Placed) -> None:
         entity = content.entity

@@ -269,6 +269,32 @@ def test_copies_of_versions_follow_their_originals(
         assert place == f"runs:/{new_run['run_id']}/m", name
 
 
+def test_models_that_copy_versions_of_each_other_stay_copies(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    source, server = empty_server(), empty_server()
+    build = Small(source.uri)
+    build.experiment("e", "e")
+    run = build.run("run", "e")
+    build.put_files(build.artifact_uri(run), {"m/model.pkl": b"original"})
+    for name in ("a", "b"):
+        build.model(name)
+    build.version("b", f"runs:/{run}/m", run_id=run)
+    build.version("a", "models:/b/1")
+    build.version("b", "models:/a/1")
+    build.version("a", "models:/b/2")
+    export(source, tmp_path / "f.mlbundle")
+    import_(server, tmp_path / "f.mlbundle", "--verify")
+    found = snapshot(server.uri).data["registered_models"]
+    sources = {
+        f"{name}/{number}": version["source"]
+        for name, model in found.items()
+        for number, version in model["versions"].items()
+    }
+    assert sources.pop("b/1").startswith("runs:/")
+    assert sources == {"a/1": "models:/b/1", "b/2": "models:/a/1", "a/2": "models:/b/2"}
+
+
 def test_a_copy_of_a_version_whose_name_is_anothers_now_keeps_its_files(
     empty_server: LendServer, tmp_path: Path
 ) -> None:
