@@ -631,23 +631,34 @@ class RegistryWriter:
     def _make_holder(self, version: ModelVersion, name: str) -> records.RestRunInfo:
         """Find or make a run for files that a server accepts only inside some run."""
         origin = provenance.version_origin(version)
-        experiment_id = self._holders_experiment()
         found: records.RestRuns = self._to.session.post(
             f"{API}runs/search",
             {
-                "experiment_ids": [experiment_id],
+                "experiment_ids": [self._holders_experiment()],
                 "filter": f"tags.`{provenance.ORIGIN}` = {_quoted(origin)}",
                 "max_results": 1,
             },
             type=records.RestRuns,
             what=f"run for the files of {name}/{version.version}",
         )
-        if found.runs:
-            return found.runs[0].info
+        info = found.runs[0].info if found.runs else self._create_holder(version, name, origin)
+        if info.status != "FINISHED":
+            # Also one that an import left behind that was killed here.
+            self._post(
+                "runs/update",
+                {
+                    "run_id": info.run_id,
+                    "status": "FINISHED",
+                    "end_time": version.creation_timestamp or 0,
+                },
+            )
+        return info
+
+    def _create_holder(self, version: ModelVersion, name: str, origin: str) -> records.RestRunInfo:
         answer: records.RestRunAnswer = self._to.session.post(
             f"{API}runs/create",
             {
-                "experiment_id": experiment_id,
+                "experiment_id": self._holders_experiment(),
                 "run_name": f"files of {name} version {version.version}",
                 "start_time": version.creation_timestamp or 0,
                 "tags": records.tag_list(self._to.options.extra_tags | {provenance.ORIGIN: origin}),
@@ -655,14 +666,6 @@ class RegistryWriter:
             type=records.RestRunAnswer,
             what=f"run for the files of {name}/{version.version}",
             once=True,
-        )
-        self._post(
-            "runs/update",
-            {
-                "run_id": answer.run.info.run_id,
-                "status": "FINISHED",
-                "end_time": version.creation_timestamp or 0,
-            },
         )
         self._to.report.adjust("model_version", "run_id (a run was made for its files)")
         return answer.run.info

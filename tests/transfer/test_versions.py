@@ -14,6 +14,7 @@ from tests.conftest import LendServer
 from tests.servers import MlflowServer, tracking_uri
 from tests.table_rows import Database
 from tests.transfer.commands import command, export, import_
+from tests.transfer.faults import Answer, faulty
 from tests.transfer.small import Small
 from tests.world import ml_model_file
 from tests.world_traces import SpanSpec, log_spans, start_trace
@@ -415,16 +416,47 @@ def test_files_of_a_run_that_is_gone_find_a_place(
     build.version("a copy", "models:/outside/1")
     if not is_first_there:
         Small(server.uri).call("experiments/delete", experiment_id="0")
-    with sqlite3.connect(source.database) as connection:
-        for table in ("tags", "params", "metrics", "latest_metrics", "runs"):
-            connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (run,))
-    connection.close()
+    forget_run(source, run)
     export(source, tmp_path / "f.mlbundle")
     import_(server, tmp_path / "f.mlbundle", "--models", "all", name="import")
     for name in ("outside", "a copy"):
         assert downloaded(server, name, "1", tmp_path) == {"model.pkl": b"elsewhere", "a/b": b"c"}
     again = import_(server, tmp_path / "f.mlbundle", "--models", "all", name="import")
     assert again.report["done"] == {}
+
+
+def test_the_run_for_files_that_an_interrupted_import_left_is_completed(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    source, server = empty_server(), empty_server()
+    build = Small(source.uri)
+    build.experiment("e", "e")
+    run = build.run("run", "e")
+    place = f"{build.artifact_uri(run)}/m"
+    build.put_files(place, {"model.pkl": b"elsewhere"})
+    build.model("outside")
+    build.version("outside", place, run_id=run)
+    forget_run(source, run)
+    export(source, tmp_path / "f.mlbundle")
+
+    def refuse(method: str, path: str) -> Answer | None:
+        return Answer(403, "application/json", b"{}") if path.endswith("/runs/update") else None
+
+    with faulty(server.uri, instead=refuse) as uri:
+        words = ["import-all", tmp_path / "f.mlbundle", "--tracking-uri", uri, "--json"]
+        assert command(*words, expect=3).losses == [("model_version", "outside/1", "")]
+    import_(server, tmp_path / "f.mlbundle")
+    (holder,) = snapshot(server.uri).data["runs"].values()
+    assert holder["status"] == "FINISHED"
+    assert holder["end_time"] == holder["start_time"]
+
+
+def forget_run(server: MlflowServer, run_id: str) -> None:
+    """Delete a run for good, and leave its files."""
+    with sqlite3.connect(server.database) as connection:
+        for table in ("tags", "params", "metrics", "latest_metrics", "runs"):
+            connection.execute(f"DELETE FROM {table} WHERE run_uuid = ?", (run_id,))
+    connection.close()
 
 
 def test_a_model_renamed_keeps_its_versions(
