@@ -3,6 +3,10 @@
 A server numbers versions itself: one more than the highest number ever used in the model's life. A
 gap is therefore kept by making a version that only holds the number, tagged as a filler, and
 deleting it at once; a number that is taken already can never be had again.
+
+Deleted versions count and no server shows them. The first version that is made in a model that was
+there before therefore shows which number comes next: it is tagged as a filler until it turns out to
+have its own.
 """
 
 from __future__ import annotations
@@ -61,6 +65,8 @@ class RegistryWriter:
         self._registry = registry
         self._given_out: dict[str, int] = {}
         """Highest number that the server gave, by name: deleted versions are invisible."""
+        self._surveyed: set[str] = set()
+        """Names of which this import knows the next number."""
         self._numbered: dict[str, bool] = {}
         """Prompts that :meth:`number` was called for, by name here: whether it made them."""
         self._runs: dict[str, str] = {}
@@ -165,6 +171,7 @@ class RegistryWriter:
             self._post("registered-models/delete", {"name": name}, method="DELETE")
             del self._registry[name]
             self._given_out.pop(name, None)
+            self._surveyed.discard(name)
 
     def write(self, content: Content) -> None:
         """Write what the server lacks of the model and its versions."""
@@ -180,7 +187,7 @@ class RegistryWriter:
             self._delete_first(model, name)
         here = self._registry.get(name)
         if here is not None:
-            self._remove_fillers(here)
+            self._remove_fillers(here, model)
         changed = self._write_model(model, name, here) or self._numbered.get(name, False)
         numbers: dict[int, int] = {}
         waits = False
@@ -249,6 +256,7 @@ class RegistryWriter:
             self._to.report.adjust(model.kind, field)
         made = type(model)(name=name, description=model.description, tags=tags)
         self._registry[name] = made
+        self._surveyed.add(name)
         return made
 
     def _create_model(self, model: RegisteredModel, name: str, tags: dict[str, str]) -> None:
@@ -378,6 +386,7 @@ class RegistryWriter:
             fresh = list_registry(self._to.session, self._to.version, self._to.files)
             if name in fresh:
                 self._registry[name] = fresh[name]
+                self._remove_fillers(fresh[name], model)
         return self._write_version(model, version, name, trees)
 
     def _write_version(
@@ -433,6 +442,9 @@ class RegistryWriter:
             )
         if stage is not None:
             self._set_stage(which, stage)
+        if provenance.FILLER in here.tags:
+            self._delete_tag(which, provenance.FILLER)
+            changed = True
         if here.tags.get(provenance.STATE) == provenance.IMPORTING:
             self._complete(which)
             return True
@@ -513,26 +525,36 @@ class RegistryWriter:
         here = self._registry[name]
         highest = max((v.version for v in here.versions), default=0)
         highest = max(highest, self._given_out.get(name, 0))
-        if not self._to.options.renumber:
-            if wanted - highest > MAX_GAP:
-                raise SinkError(
-                    f"{name}/{wanted}: {wanted - highest - 1} numbers would have to be used up "
-                    f"before it, at most {MAX_GAP}; --renumber gives it the next free one",
-                    status=409,
-                )
-            while highest + 1 < wanted:
-                highest = self._fill_number(name, isinstance(here, Prompt))
-        if highest >= wanted and not self._to.options.renumber:
+        if self._to.options.renumber:
+            return self._post_version(body)
+        if wanted - highest > MAX_GAP:
+            raise SinkError(
+                f"{name}/{wanted}: {wanted - highest - 1} numbers would have to be used up "
+                f"before it, at most {MAX_GAP}; --renumber gives it the next free one",
+                status=409,
+            )
+        is_trial = name not in self._surveyed
+        if not is_trial:
+            highest = self._fill(here, highest, wanted)
+        if highest >= wanted:
             return None
-        number = self._post_version(body)
-        # Deleted versions are invisible and still count: the number may turn out lower or higher.
-        while number < wanted and not self._to.options.renumber:
+        number = self._post_version(_as_filler(body) if is_trial else body)
+        while number < wanted:
             self._delete_version(name, number)
-            number = self._post_version(body)
-        if number > wanted and not self._to.options.renumber:
+            self._fill(here, number, wanted)
+            number, is_trial = self._post_version(body), False
+        if number > wanted:
             self._delete_version(name, number)
             return None
+        if is_trial:
+            self._delete_tag({"name": name, "version": str(number)}, provenance.FILLER)
         return number
+
+    def _fill(self, here: RegisteredModel, highest: int, wanted: int) -> int:
+        """Use up the numbers between; return the highest that is used then."""
+        while highest + 1 < wanted:
+            highest = self._fill_number(here.name, isinstance(here, Prompt))
+        return highest
 
     def _fill_number(self, name: str, is_prompt: bool) -> int:
         tags = {provenance.FILLER: "true"}
@@ -548,9 +570,14 @@ class RegistryWriter:
         self._delete_version(name, number)
         return number
 
-    def _remove_fillers(self, here: RegisteredModel) -> None:
+    def _remove_fillers(self, here: RegisteredModel, model: RegisteredModel) -> None:
         """Delete what an import left behind that was killed between making and deleting it."""
+        mine = {provenance.version_origin(version): version.version for version in model.versions}
         for version in [v for v in here.versions if provenance.FILLER in v.tags]:
+            number = mine.get(provenance.version_origin(version))
+            if number is not None and (number == version.version or self._to.options.renumber):
+                # It got its own number: :meth:`_update_version` says so.
+                continue
             self._delete_version(here.name, version.version)
             here.versions.remove(version)
             highest = self._given_out.get(here.name, 0)
@@ -566,6 +593,7 @@ class RegistryWriter:
         )
         number = int(answer.model_version.version)
         self._given_out[body["name"]] = number
+        self._surveyed.add(body["name"])
         return number
 
     def _delete_version(self, name: str, number: int) -> None:
@@ -739,7 +767,10 @@ class RegistryWriter:
         )
 
     def _complete(self, which: dict[str, str]) -> None:
-        self._post("model-versions/delete-tag", {**which, "key": provenance.STATE}, method="DELETE")
+        self._delete_tag(which, provenance.STATE)
+
+    def _delete_tag(self, which: dict[str, str], key: str) -> None:
+        self._post("model-versions/delete-tag", {**which, "key": key}, method="DELETE")
 
     def _remember(self, name: str, version: ModelVersion) -> None:
         here = self._registry[name]
@@ -791,6 +822,11 @@ def _makes_a_prompt(key: str) -> bool:
 def _is_needed(key: str) -> bool:
     """Whether a version without this tag would be another one, or none."""
     return key.startswith(provenance.PREFIX) or _makes_a_prompt(key)
+
+
+def _as_filler(body: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes a version that an interrupted import is not taken to have completed."""
+    return {**body, "tags": [*body["tags"], {"key": provenance.FILLER, "value": "true"}]}
 
 
 def _quoted(text: str) -> str:

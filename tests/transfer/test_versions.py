@@ -97,6 +97,58 @@ def test_a_filler_of_an_import_that_was_killed_is_removed(
     assert numbers(server, "gaps") == [2, 3, 5, 12]
 
 
+def test_an_import_that_was_killed_behind_a_filler_goes_on_without_a_loss(
+    gaps: Path, empty_server: LendServer
+) -> None:
+    server = empty_server()
+    killed = Small(server.uri)
+    killed.model("gaps")
+    killed.version("gaps", "s3://mlflow-bundle/filler")
+    killed.delete_version("gaps", 1)
+    import_(server, gaps)
+    found = snapshot(server.uri).data["registered_models"]["gaps"]["versions"]
+    assert sorted(map(int, found)) == [2, 3, 5, 12]
+    assert {key for version in found.values() for key in version["tags"]} == {
+        "mlflow_bundle.origin"
+    }
+    assert import_(server, gaps).report["done"] == {}
+
+
+@pytest.mark.parametrize(
+    ("deleted", "lost", "left"), [((1,), (), (2, 3, 5, 12)), ((2, 3), (2, 3), (1, 5, 12))]
+)
+def test_a_version_that_an_import_was_killed_with_counts_only_under_its_own_number(
+    deleted: tuple[int, ...],
+    lost: tuple[int, ...],
+    left: tuple[int, ...],
+    gaps: Path,
+    empty_server: LendServer,
+) -> None:
+    """Killed, or refused, before it knew which number it had got."""
+    server = empty_server()
+    there = Small(server.uri)
+    there.model("gaps")
+    for _ in range(max(deleted)):
+        there.version("gaps", "s3://elsewhere/other")
+    for number in deleted:
+        there.delete_version("gaps", number)
+    refused: list[str] = []
+
+    def refuse_one(method: str, path: str) -> Answer | None:
+        if refused or not path.endswith(("/model-versions/delete", "/model-versions/delete-tag")):
+            return None
+        refused.append(path)
+        return Answer(403, "application/json", b"{}")
+
+    with faulty(server.uri, instead=refuse_one) as uri:
+        command("import-all", gaps, "--tracking-uri", uri, expect=3)
+    done = import_(server, gaps, expect=None)
+    assert done.losses == [("model_version", f"gaps/{number}", "") for number in lost]
+    assert numbers(server, "gaps") == list(left)
+    tags = snapshot(server.uri).data["registered_models"]["gaps"]["versions"]["5"]["tags"]
+    assert list(tags) == ["mlflow_bundle.origin"]
+
+
 def test_a_late_version_alone_is_refused_with_both_offers(
     gaps: Path, empty_server: LendServer
 ) -> None:
