@@ -19,6 +19,7 @@ from tests.servers import MlflowServer, launch_server
 from tests.tables import compare_databases
 from tests.transfer.commands import Json, command, export, import_
 from tests.transfer.small import Small
+from tests.world_traces import start_trace
 
 pytestmark = pytest.mark.server
 
@@ -211,6 +212,21 @@ def test_a_map_brings_a_workspace_into_another_one(
     assert 'no such workspace "rde"' in refused.stderr
     refused = command("verify", bundle, "--workspace", "red", expect=2)
     assert "of use with --against only" in refused.stderr
+
+
+def test_a_trace_that_is_in_another_workspace_is_a_loss_and_stays_there(
+    destination: MlflowServer, tmp_path: Path
+) -> None:
+    build = Small(destination.uri, "default")
+    build.experiment("one", "one")
+    trace = start_trace(build, "trace", "one")
+    path = tmp_path / "b.mlbundle"
+    export(destination, path)
+    done = import_(destination, path, "--workspace-map", "default=blue", expect=3)
+    (loss,) = done.report["lost"]
+    assert (loss["kind"], loss["id"]) == ("trace", trace)
+    assert "has it in another workspace" in loss["reason"]
+    command("verify", path, "--against", destination.uri)
 
 
 def test_two_workspaces_come_together_only_when_both_are_named(

@@ -485,7 +485,16 @@ class TraceWriter(Writer):
         first, replacing, late = self._in_turn(job)
         if job.missing.start is not None:
             bodies = [body for a in first if (body := self._body(job, a)) is not None]
-            answer = self._post(job, bodies)
+            try:
+                answer = self._post(job, bodies)
+            except ServerError as exc:
+                if job.here is not None or not self._is_elsewhere(exc):
+                    raise
+                raise SinkError(
+                    f"trace {job.trace.id}: the destination has it in another workspace, and a "
+                    "trace can be in one only",
+                    status=409,
+                ) from exc
             job.location = answer["trace"]["trace_info"]["tags"].get(ARTIFACT_LOCATION, "")
             job.written = True
         else:
@@ -507,6 +516,11 @@ class TraceWriter(Writer):
         if bodies:
             job.written = job.written or any(a in job.missing.assessments for a in late)
             self._assessments.add((job.trace.id, bodies))
+
+    def _is_elsewhere(self, error: ServerError) -> bool:
+        """Whether it says that a trace is there that cannot be seen from this workspace."""
+        session = self._to.session
+        return session.workspace is not None and session.is_missing(error)
 
     def _post(self, job: _Job, bodies: list[dict[str, Any]]) -> Any:
         """Start the trace; assessments that the server refuses are lost alone."""
