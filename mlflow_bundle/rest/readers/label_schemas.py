@@ -144,7 +144,7 @@ def find_schema(session: Session, experiment_id: str, name: str) -> LabelSchema 
             f"{SCHEMAS}/get-by-name",
             params={"experiment_id": experiment_id, "name": name},
             type=RestLabelSchemaAnswer,
-            what=f"label schema {name!r}",
+            what=f"label schema {name!r} of experiment {experiment_id}",
         )
     except ServerError as exc:
         if exc.error_code != "RESOURCE_DOES_NOT_EXIST":

@@ -12,6 +12,7 @@ import pytest
 from tests.compare import row_dump
 from tests.servers import MlflowServer, fast_session
 from tests.transfer.commands import command, export, import_
+from tests.transfer.faults import Answer, faulty
 
 pytestmark = pytest.mark.server
 
@@ -127,3 +128,20 @@ def test_schemas_arrive_once_and_exports_write_nothing_unasked(
     create(other, experiment(other, "used"), "number", input=INPUTS["text"])
     lost = import_(other, bundle, "--on-conflict", "update", expect=3)
     assert [(kind, field) for kind, _, field in lost.losses] == [("label_schema", "input_type")]
+
+
+def test_what_cannot_be_told_of_an_experiment_names_it(
+    empty_server: Callable[[], MlflowServer], tmp_path: Path
+) -> None:
+    source = empty_server()
+    broken = experiment(source, "broken")
+
+    def fail(method: str, path: str) -> Answer | None:
+        is_of_it = "label-schemas/get-by-name" in path and f"experiment_id={broken}&" in path
+        return Answer(403, "application/json", b"{}") if is_of_it else None
+
+    with faulty(source.uri, instead=fail) as uri:
+        words = ["export-all", "-o", tmp_path / "b.mlbundle", "--tracking-uri", uri, "--json"]
+        (loss,) = command(*words, expect=3).report["lost"]
+    assert loss["kind"] == "label_schema"
+    assert f"of experiment {broken}" in loss["reason"]
