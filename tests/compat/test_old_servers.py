@@ -67,6 +67,8 @@ def test_nothing_is_lost_from_an_old_server(
     bundle = tmp_path / "old.mlbundle"
     done = export(old.server, bundle)
     assert done.report["lost"] == []
+    # Before, there were none of the kinds that are hidden in deleted experiments.
+    assert any("shows no scorers" in note for note in done.report["notes"]) == old.has(3, 4)
     server = empty_server()
     done = import_(server, bundle)
     assert done.report["lost"] == done.report["conflicts"] == []

@@ -19,6 +19,9 @@ from mlflow_bundle.report import Loss
 from mlflow_bundle.rest.artifacts import ArtifactOwner
 from mlflow_bundle.rest.session import Session, since
 
+_FIRST_HIDDEN = (3, 4)
+"""When the first came of the kinds that the server hides in deleted experiments: scorers."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chosen:
@@ -132,7 +135,7 @@ class Reader(ABC):
 
     def _visible(self, chosen: Chosen) -> list[Experiment]:
         """Return the experiments that are not deleted; note that nothing is shown of others."""
-        if len(chosen.active) < len(chosen.experiments):
+        if len(chosen.active) < len(chosen.experiments) and self._from.since(*_FIRST_HIDDEN):
             self._from.note(
                 "of deleted experiments the server shows no scorers, label schemas and review "
                 "queues: whether there are any is not known"
