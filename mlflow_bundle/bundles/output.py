@@ -238,14 +238,19 @@ def check_output(path: str, *, force: bool) -> None:
     """Refuse an output file early that could not be made later.
 
     Raises:
-        BundleError: It exists and ``force`` is not given, or its directory is missing.
+        BundleError: It exists and ``force`` is not given, is no file, or its directory is missing.
     """
     if path == STANDARD_STREAM:
         return
     final = Path(path)
     if final.is_dir():
         raise BundleError(f"{path} is a directory", hint="name a file, or use --output-dir")
-    if final.exists() and not force:
+    if final.exists() and not final.is_file():
+        # A device or a pipe, which a renamed file would take the place of.
+        raise BundleError(
+            f"{path} is a device or a pipe, not a file", hint=f"write to it with -o - > {path}"
+        )
+    if os.path.lexists(final) and not force:
         raise BundleError(f"{path} exists already", hint="give another name, or --force")
     if not final.parent.is_dir():
         raise BundleError(f"no such directory: {final.parent}")

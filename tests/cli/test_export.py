@@ -308,6 +308,21 @@ def test_an_output_that_exists_is_refused_and_kept(
     assert kept.read_bytes() == b"precious"
 
 
+def test_a_link_to_nothing_is_an_output_that_exists(tmp_path: Path) -> None:
+    output = tmp_path / "link"
+    output.symlink_to(tmp_path / "elsewhere" / "f.mlbundle")
+    words = ["export-all", "--tracking-uri", "http://127.0.0.1:9", "-o", output]
+    one_clear_line(command(*words, expect=1), f"{output} exists already", "--force")
+
+
+def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
+    output = tmp_path / "pipe"
+    os.mkfifo(output)
+    words = ["export-all", "--tracking-uri", "http://127.0.0.1:9", "-o", output, "--force"]
+    one_clear_line(command(*words, expect=1), f"{output} is a device or a pipe", "-o -")
+    assert output.is_fifo()
+
+
 def test_force_replaces_an_output_only_when_complete(
     small_server: MlflowServer, small: Small, tmp_path: Path
 ) -> None:
