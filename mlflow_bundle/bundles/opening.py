@@ -13,7 +13,7 @@ import tempfile
 import uuid
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TextIO, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -134,11 +134,14 @@ def named_error(error: FormatError, name: str) -> FormatError:
 
 
 def _standard_input() -> BinaryIO:
-    if sys.stdin.isatty():
+    stream: TextIO | None = sys.stdin
+    if stream is None:  # it was closed when the program began (`<&-`)
+        raise OSError(errno.EBADF, "it is closed", "standard input")
+    if stream.isatty():
         raise SelectionError(
             "standard input is a terminal", hint="pipe a bundle into the command, or name a file"
         )
-    return sys.stdin.buffer
+    return stream.buffer
 
 
 def _spool(stream: BinaryIO) -> BinaryIO:

@@ -107,6 +107,7 @@ def run_command(ctx: click.Context | None = None) -> Iterator[None]:
     Raises:
         SystemExit: With the code of :func:`exit_code`.
     """
+    _replace_closed_streams()
     try:
         with _stopped_tidily():
             yield
@@ -162,6 +163,20 @@ def _stopped_tidily() -> Iterator[None]:
             signal.signal(number, before[number])
         if ours:
             interrupted.clear()
+
+
+def _replace_closed_streams() -> None:
+    """Let what goes to a standard error that was closed (``2>&-``) go nowhere.
+
+    A file that the command opens must not get the number of a standard stream either: what some
+    library prints there would go into it.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    stderr: TextIO | None = sys.stderr
+    if stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until the end
 
 
 def standard_output() -> TextIO:

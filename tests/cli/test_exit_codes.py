@@ -206,6 +206,27 @@ def test_a_closed_standard_output_is_one_line(arguments: tuple[str, ...], tmp_pa
     assert (result.returncode, result.stderr) == (1, "Error: standard output: it is closed\n")
 
 
+def test_a_closed_standard_input_is_one_line(tmp_path: Path) -> None:
+    result = _with_closed("<&-", "list", "-")
+    assert (result.returncode, result.stderr) == (1, "Error: standard input: it is closed\n")
+
+
+def test_a_closed_standard_error_keeps_nothing_from_being_done(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "b.mlbundle")
+    result = _with_closed("2>&-", "verify", bundle)
+    assert result.returncode == 0
+    assert result.stdout.startswith(f"{bundle}: sound")
+
+
+def _with_closed(redirection: str, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["/bin/sh", "-c", f'exec "$0" -m mlflow_bundle "$@" {redirection}', sys.executable, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
 def test_a_locale_that_cannot_hold_a_name_is_one_line(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "b.mlbundle")
     script = "from mlflow_bundle.cli.main import bundle; bundle()"
