@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 
@@ -127,6 +127,10 @@ def mask_uri(uri: str) -> str:
         parts = urlsplit(uri)
     except ValueError:
         return uri
+    if "@" not in parts.netloc and "@" in parts.path and not _may_be_port(parts):
+        # ``http://bob:se/cret@host``: what looks like a port begins a password with a slash in it.
+        scheme, _, rest = uri.partition("://")
+        return mask_uri(f"{scheme}://{MASK}:{MASK}@{rest.rpartition('@')[2]}")
     netloc = parts.netloc
     userinfo, at, host = netloc.rpartition("@")
     # s3://key@bucket is unusual, git@host is not secret: only a password or a lone token is.
@@ -143,6 +147,14 @@ def mask_uri(uri: str) -> str:
         fragment=_mask_parameters(parts.fragment),
     )
     return uri if masked == parts else urlunsplit(masked)
+
+
+def _may_be_port(parts: SplitResult) -> bool:
+    try:
+        _ = parts.port
+    except ValueError:
+        return False
+    return True
 
 
 def _mask_parameters(query: str) -> str:
