@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,16 @@ def test_two_imports_at_once_are_refused(
             with pytest.raises(SinkError, match="another import is writing to"):
                 import_into(target, genai_bundle)
         import_into(target, genai_bundle)
+
+
+def test_a_lock_ends_with_its_import_though_a_pooler_keeps_the_session(
+    prerequisite: Demand,
+) -> None:
+    prerequisite(is_reachable("postgresql"), "a postgresql server")
+    with new_database("postgresql") as uri, closing(Database(uri, error=SinkError)) as database:
+        pool = sqlalchemy.create_engine(uri)
+        with database.dialect.lock(pool) as first, database.dialect.lock(database.engine) as second:
+            assert (first, second) == (True, False)
+        with database.dialect.lock(database.engine) as is_held:
+            assert is_held
+        pool.dispose()

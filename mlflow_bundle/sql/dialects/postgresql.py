@@ -158,9 +158,10 @@ class PostgreSql(Dialect):
     @contextlib.contextmanager
     def lock(self, engine: Engine) -> Iterator[bool]:
         key = zlib.crc32(LOCK_NAME.encode())
-        with engine.connect() as plain:
-            connection = plain.execution_options(isolation_level="AUTOCOMMIT")
-            yield bool(connection.scalar(select(func.pg_try_advisory_lock(key))))
+        # Of a transaction, not of the session: a pooler (PgBouncer) keeps sessions, and with them
+        # their locks, and gives one to several clients.
+        with engine.connect() as connection:
+            yield bool(connection.scalar(select(func.pg_try_advisory_xact_lock(key))))
 
     def insert(
         self,
