@@ -5,11 +5,15 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Iterable
+from itertools import chain, islice
 
 from mlflow_bundle.errors import ServerError
 from mlflow_bundle.kinds.traces import SOURCE_RUN
 from mlflow_bundle.rest.readers.base import Reading
 from mlflow_bundle.rest.readers.trace_search import EXPERIMENTS_PER_SEARCH, TraceSearch
+
+_SEARCHES_AT_ONCE = 1000
+"""What waits in memory; there is one for each run."""
 
 
 class TraceLinks:
@@ -39,18 +43,19 @@ class TraceLinks:
             run_ids: Runs.
             prompts: Prompt versions, as ``name/number``.
         """
-        asked = [("run", id, f"attribute.run_id = '{id}'") for id in run_ids]
-        asked += [
+        runs = (("run", id, f"attribute.run_id = '{id}'") for id in run_ids)
+        versions = (
             ("prompt", name, f'prompt = "{name}"')
             for name in prompts
             if '"' not in name and "'" not in name
-        ]
+        )
         groups = [
             experiment_ids[start : start + EXPERIMENTS_PER_SEARCH]
             for start in range(0, len(experiment_ids), EXPERIMENTS_PER_SEARCH)
         ]
-        jobs = [(group, *question) for group in groups for question in asked]
-        list(self._from.pool.map(lambda job: self._search(*job), jobs))
+        jobs = ((group, *question) for question in chain(runs, versions) for group in groups)
+        while some := list(islice(jobs, _SEARCHES_AT_ONCE)):
+            list(self._from.pool.map(lambda job: self._search(*job), some))
 
     def _search(self, experiment_ids: list[str], kind: str, id: str, condition: str) -> None:
         search = TraceSearch(

@@ -43,8 +43,6 @@ from mlflow_bundle.spans import content_of, dumps
 _EXPERIMENTS_PER_SEARCH_V2 = 20
 _TRACES_PER_PAGE_V2 = 500
 _ATTACHMENT = re.compile(r"mlflow-attachment://([^?/\"\\\s]+)")
-_RUN_TYPE = "mlflow.runType"
-"""Tag of runs that MLflow links traces to (evaluations, issue detection)."""
 
 
 class TraceReader(Reader):
@@ -69,13 +67,10 @@ class TraceReader(Reader):
             prompts.update(_prompts_named(trace))
             yield trace
         if holders and self._from.since(3, 3):
-            runs = (
-                run.id
-                for run in chosen.runs()
-                if run.info.experiment_id in holders or _RUN_TYPE in run.tags
-            )
             self._links.read(
-                sorted(holders), runs, sorted(prompts) if self._from.since(3, 7) else ()
+                sorted(holders),
+                (run.id for run in chosen.runs()),  # whatever their experiments are
+                sorted(prompts) if self._from.since(3, 7) else (),
             )
 
     def _list(self, experiment_ids: list[str]) -> Iterator[Trace]:

@@ -177,7 +177,10 @@ def test_newer_bundle_adds_spans_tags_and_assessments_and_changed_values_are_con
         update_mask="feedback,rationale",
     )
     assess(build, ended, T0 + 1, name="new", feedback={"value": 1}, overrides=kept)
-    build.call("traces/link-to-run", trace_ids=[growing], run_id=build.runs["judge"])
+    build.experiment("no traces", "no traces")
+    build.run("elsewhere", "no traces")
+    for name in ("judge", "elsewhere"):
+        build.call("traces/link-to-run", trace_ids=[growing], run_id=build.runs[name])
     export(source, newer)
 
     merged = import_(server, newer)
@@ -195,7 +198,7 @@ def test_newer_bundle_adds_spans_tags_and_assessments_and_changed_values_are_con
     assert tags(server, ended)["size"] == "large"
     assert [row["valid"] for row in rows(server, "assessments", assessment_id=kept)] == [0]
     assert len(rows(server, "assessments", trace_id=ended)) == 2
-    assert len(rows(server, "entity_associations", source_id=growing)) == 1
+    assert len(rows(server, "entity_associations", source_id=growing)) == 2
     before = row_dump(server.database)
     import_(server, newer)
     assert list(changed_rows(before, server.database)) == []
