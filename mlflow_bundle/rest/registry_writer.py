@@ -48,6 +48,10 @@ _PROMPT_SOURCE = "dummy-source"
 _UNSETTABLE = ("creation_timestamp", "last_updated_timestamp")
 _FIRST_EXPERIMENT = "0"
 _HOLDERS_EXPERIMENT = "files of model versions"
+_HOLDER_DIRECTORY = "model"
+"""Where the files of a version lie in a run that was made for them."""
+_HELD_DIRECTORY = "model_versions"
+"""Where those of several lie in a run of theirs."""
 """Where that of a server is deleted, or not in the workspace."""
 _NO_LOGGED_MODELS = "its logged model cannot be held by the server (they came with MLflow 3.0)"
 
@@ -402,6 +406,7 @@ class RegistryWriter:
         twin = _twin(version, here)
         if twin is not None:
             changed = self._update_version(model, version, name, twin)
+            changed = self._fill_files(version, name, twin, trees) or changed
             if changed:
                 self._to.report.did(kind)
             else:
@@ -607,7 +612,8 @@ class RegistryWriter:
         if isinstance(model, Prompt):
             return {"source": version.source or _PROMPT_SOURCE}
         moved = rewrite_version_source(version, self._to.remap)
-        if not moved.moved and tree is not None and tree.mode == "included":
+        stays = self._to.options.artifacts == "reference"
+        if not moved.moved and not stays and tree is not None and tree.mode == "included":
             return self._upload_files(version, name, moved.run_id, tree)
         body = {"source": moved.source}
         made_of = moved.source.removeprefix("models:/")
@@ -639,11 +645,44 @@ class RegistryWriter:
         """Write files that belong to no run that was moved, and return where they are now."""
         run = self._to.remap.find("run", version.run_id) if version.run_id else None
         if run is not None:
-            root, below = run.sink_root, f"model_versions/{name}/{version.version}"
+            root, below = run.sink_root, f"{_HELD_DIRECTORY}/{name}/{version.version}"
         else:
             info = self._make_holder(version, name)
-            run_id, root, below = info.run_id, info.artifact_uri, "model"
-        writer = ArtifactWriter(
+            run_id, root, below = info.run_id, info.artifact_uri, _HOLDER_DIRECTORY
+        writer = self._file_writer(version, root, run_id, below)
+        files = writer.missing(tree, fresh=run is None, filling=True)
+        writer.write(tree, files)
+        self._to.report.adjust("model_version", "source")
+        return {"source": f"{root.rstrip('/')}/{below}", "run_id": run_id}
+
+    def _fill_files(
+        self, version: ModelVersion, name: str, here: ModelVersion, trees: dict[int, ArtifactTree]
+    ) -> bool:
+        """Write what is missing of the files of a version; return whether something was.
+
+        An import without files has made it, or one that could not write all of them.
+        """
+        tree = trees.get(version.version)
+        copies = (
+            tree is not None and tree.mode == "included" and self._to.options.artifacts == "copy"
+        )
+        if tree is None or not copies or provenance.ORIGIN not in here.tags:
+            return False
+        if rewrite_version_source(version, self._to.remap).moved:
+            return False
+        for below in (_HOLDER_DIRECTORY, f"{_HELD_DIRECTORY}/{name}/{version.version}"):
+            root = here.source.removesuffix(f"/{below}")
+            if here.run_id and root != here.source:
+                writer = self._file_writer(version, root, here.run_id, below)
+                files = writer.missing(tree, fresh=False, filling=False)
+                writer.write(tree, files)
+                return bool(files)
+        return False
+
+    def _file_writer(
+        self, version: ModelVersion, root: str, run_id: str, below: str
+    ) -> ArtifactWriter:
+        return ArtifactWriter(
             self._to,
             kind="model_version",
             source_id=f"{version.name}/{version.version}",
@@ -651,10 +690,6 @@ class RegistryWriter:
             owner=ArtifactOwner("run", run_id),
             below=below,
         )
-        files = writer.missing(tree, fresh=run is None, filling=True)
-        writer.write(tree, files)
-        self._to.report.adjust("model_version", "source")
-        return {"source": f"{root.rstrip('/')}/{below}", "run_id": run_id}
 
     def _make_holder(self, version: ModelVersion, name: str) -> records.RestRunInfo:
         """Find or make a run for files that a server accepts only inside some run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Callable
@@ -406,6 +407,55 @@ def test_files_of_a_version_with_another_number_are_no_difference(
     export(source, tmp_path / "f.mlbundle")
     import_(server, tmp_path / "f.mlbundle", "--renumber", "--verify")
     assert downloaded(server, "m", "1", tmp_path) == {"data": b"of the other"}
+
+
+def tree_of_a_version_with_files(server: MlflowServer, directory: Path, has_run: bool) -> Path:
+    """Export a version whose files lie in a bucket, as it seems, together with its files."""
+    build = Small(server.uri)
+    build.experiment("e", "e")
+    build.model("m")
+    build.version("m", "s3://bucket/m", run_id=build.run("run", "e") if has_run else "")
+    place = directory / "m"
+    place.mkdir()
+    (place / "data").write_bytes(b"weights")
+    with contextlib.closing(sqlite3.connect(server.database, timeout=30)) as connection:
+        columns = "source = :place, storage_location = :place"
+        connection.execute(f"UPDATE model_versions SET {columns}", {"place": place.as_uri()})
+        connection.commit()
+    command(
+        *("export-all", "--tracking-uri", f"sqlite:///{server.database}"),
+        *("--artifacts-destination", server.artifact_directory),
+        *("--output-dir", directory / "tree"),
+    )
+    (path,) = (directory / "tree").rglob("model.json")
+    path.write_text(path.read_text().replace(place.as_uri(), "s3://bucket/m"))
+    return directory / "tree"
+
+
+@pytest.mark.parametrize("has_run", [False, True])
+def test_files_of_a_version_may_come_later(
+    has_run: bool, empty_server: LendServer, tmp_path: Path
+) -> None:
+    server = empty_server()
+    tree = tree_of_a_version_with_files(empty_server(), tmp_path, has_run)
+    import_all = ("import-all", "--input-dir", tree, "--tracking-uri", server.uri)
+    command(*import_all, "--artifacts", "skip")
+    assert not any(path.name == "data" for path in server.artifact_directory.rglob("*"))
+    done = command(*import_all, "--json").report["done"]
+    assert (done["artifact"], done["model_version"]) == (1, 1)
+    assert downloaded(server, "m", "1", tmp_path) == {"data": b"weights"}
+    assert command(*import_all, "--json").report["done"] == {}
+
+
+def test_a_version_that_is_referenced_keeps_its_source(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    server = empty_server()
+    tree = tree_of_a_version_with_files(empty_server(), tmp_path, has_run=False)
+    words = ("--input-dir", tree, "--tracking-uri", server.uri, "--artifacts", "reference")
+    command("import-all", *words)
+    (version,) = snapshot(server.uri).data["registered_models"]["m"]["versions"].values()
+    assert version["source"] == "s3://bucket/m"
 
 
 def downloaded(server: MlflowServer, name: str, number: str, directory: Path) -> dict[str, bytes]:
