@@ -472,8 +472,24 @@ class Selection:
         )
 
     def matches_model(self, name: str) -> bool:
-        """Whether the model, or a version of it, is named."""
+        """Whether the model, or a version of it that there may be, is named."""
         return self.everything or any(pattern.matches(name) for pattern in self.models)
+
+    def takes_model(self, name: str, versions: Mapping[int, Collection[str]]) -> bool:
+        """Whether the model, or a version that it has, is named.
+
+        Args:
+            name: Of the model.
+            versions: Aliases by number, of every version.
+        """
+        return self.everything or any(
+            pattern.matches(name)
+            and (
+                pattern.is_whole_model
+                or any(pattern.matches_version(*version) for version in versions.items())
+            )
+            for pattern in self.models
+        )
 
     def matches_version(
         self, name: str, version: int, *, stage: str | None = None, aliases: Collection[str] = ()

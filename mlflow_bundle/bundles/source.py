@@ -210,6 +210,8 @@ class BundleSource(Source):
             if place is not None:
                 self._add_run(place, run_id)
         for (kind, name), model in models.items():
+            if not selection.takes_model(name, by_name[name]):
+                continue
             wanted = {
                 version.version
                 for version in model.versions
@@ -217,7 +219,7 @@ class BundleSource(Source):
                     name,
                     version.version,
                     stage=version.current_stage,
-                    aliases=_aliases_of(model, version.version),
+                    aliases=by_name[name][version.version],
                 )
             }
             if self._with_earlier_versions and wanted:

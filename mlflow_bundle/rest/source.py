@@ -429,7 +429,11 @@ class RestSource(Source):
     def _add_models(self, models: dict[str, RegisteredModel], selection: Selection) -> None:
         chosen: list[RegisteredModel] = []
         for model in models.values():
-            if not selection.matches_model(model.name):
+            aliases = {
+                version.version: [a for a, n in model.aliases.items() if n == version.version]
+                for version in model.versions
+            }
+            if not selection.takes_model(model.name, aliases):
                 continue
             versions = [
                 version
@@ -440,7 +444,7 @@ class RestSource(Source):
                     model.name,
                     version.version,
                     stage=version.current_stage,
-                    aliases=[a for a, n in model.aliases.items() if n == version.version],
+                    aliases=aliases[version.version],
                 )
             ]
             numbers = {version.version for version in versions}

@@ -331,12 +331,13 @@ class SqlSource(Source):
     def _add_models(self) -> None:
         chosen: dict[str, list[int]] = {}
         for name, model in self._models.items():
-            if self._selection.matches_model(name):
+            aliases = {number: model.aliases_of(number) for number in model.versions}
+            if self._selection.takes_model(name, aliases):
                 chosen[name] = [
                     number
                     for number, stage in sorted(model.versions.items())
                     if self._selection.matches_version(
-                        name, number, stage=stage, aliases=model.aliases_of(number)
+                        name, number, stage=stage, aliases=aliases[number]
                     )
                 ]
         self._add_needs(chosen)

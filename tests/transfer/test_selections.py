@@ -157,6 +157,26 @@ def test_export_takes_what_is_named_and_what_that_needs(
     assert held(tmp_path / "part.mlbundle", small) == holds
 
 
+@pytest.mark.parametrize("models", ["*@champion", "*/3"])
+def test_a_model_without_the_version_that_is_named_stays_behind(
+    small_server: MlflowServer,
+    small_bundle: Path,
+    empty_server: LendServer,
+    tmp_path: Path,
+    models: str,
+) -> None:
+    database = ("--tracking-uri", f"sqlite:///{small_server.database}", "--artifacts", "skip")
+    empty = ("--tracking-uri", empty_server().uri, "--renumber")
+    for words in (
+        ("export-models", "-o", tmp_path / "f", "--tracking-uri", small_server.uri),
+        ("export-models", "-o", tmp_path / "f", *database),
+        ("import", small_bundle, *empty),
+    ):
+        done = command(*words, "--models", models, "--dry-run", "--json")
+        planned = done.report["planned"]
+        assert (planned["registered_model"], planned["model_version"]) == (1, 1), words
+
+
 @pytest.mark.parametrize(
     ("words", "runs", "versions"),
     [
