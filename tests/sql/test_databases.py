@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import sqlalchemy
+from sqlalchemy.engine import make_url
 
 from mlflow_bundle.errors import SinkError
 from mlflow_bundle.sql.database import Database
 from tests.compare import row_dump
 from tests.servers import MlflowServer
-from tests.sql.databases import is_reachable, new_database, read_back
+from tests.sql.databases import execute, is_reachable, new_database, read_back, server_uri
 from tests.sql.imports import Place, import_into
 from tests.sql.test_sink import exemptions
 from tests.tables import changed_rows, compare_databases
@@ -102,6 +104,33 @@ def test_two_imports_at_once_are_refused(
             with pytest.raises(SinkError, match="another import is writing to"):
                 import_into(target, genai_bundle)
         import_into(target, genai_bundle)
+
+
+def test_who_may_write_rows_may_import(
+    genai_bundle: Path, tmp_path: Path, prerequisite: Demand
+) -> None:
+    prerequisite(is_reachable("postgresql"), "a postgresql server")
+    user = f"mlflow_bundle_{uuid.uuid4().hex[:12]}"
+    password = make_url(server_uri("postgresql")).password
+    rights = (
+        f"CREATE ROLE {user} LOGIN PASSWORD '{password or ''}'",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {user}",
+        f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {user}",
+    )
+    with new_database("postgresql", empty=False) as uri:
+        for statement in rights:
+            execute(uri, statement)
+        theirs = make_url(uri).set(username=user).render_as_string(hide_password=False)
+        try:
+            target = Place(theirs, tmp_path / "artifacts")
+            report = import_into(target, genai_bundle, placeholder_secrets=True)
+            assert report.done["run"] > 0
+            assert import_into(target, genai_bundle, placeholder_secrets=True).done == {}
+            highest = scalar(uri, "SELECT max(experiment_id) FROM experiments")
+            assert next_experiment(uri) == highest + 1
+        finally:
+            execute(uri, f"DROP OWNED BY {user}")
+            execute(uri, f"DROP ROLE {user}")
 
 
 def test_a_lock_ends_with_its_import_though_a_pooler_keeps_the_session(

@@ -202,6 +202,8 @@ class PostgreSql(Dialect):
         others: list[str] = []
         for table in tables:
             name = quoted(connection, table.name)
+            if not _is_own(connection, name):
+                continue  # only its owner may
             where = f"= '{name}'::regclass"
             # What refers to others first: a key goes when nothing refers to it any more.
             for constraint, kind, definition in execute(
@@ -243,15 +245,23 @@ class PostgreSql(Dialect):
             column = table.autoincrement_column
             if column is None:
                 continue
-            sequence = func.pg_get_serial_sequence(quoted(connection, table.name), column.name)
-            highest = select(func.max(column)).scalar_subquery()
+            serial = func.pg_get_serial_sequence(quoted(connection, table.name), column.name)
+            name = connection.scalar(select(serial))
+            if name is None:
+                continue
+            sequence = cast(name, REGCLASS)
+            highest = connection.scalar(select(func.max(column))) or 0
             # One that is ahead, because the last rows were deleted, stays there.
-            last = func.coalesce(func.pg_sequence_last_value(cast(sequence, REGCLASS)), 1)
-            connection.execute(
-                select(func.setval(cast(sequence, REGCLASS), func.greatest(highest, last)))
-                .where(sequence.is_not(None))
-                .where(highest.is_not(None))
+            ahead = highest - (
+                connection.scalar(select(func.pg_sequence_last_value(sequence))) or 0
             )
+            if ahead <= 0:
+                continue
+            if connection.scalar(select(func.has_sequence_privilege(sequence, "UPDATE"))):
+                connection.execute(select(func.setval(sequence, highest)))
+            else:  # who may insert rows may at least take numbers
+                numbers = func.generate_series(1, ahead).table_valued("number")
+                connection.execute(select(func.count(func.nextval(sequence))).select_from(numbers))
 
 
 def _settle_session(connection: Any, _: object) -> None:
@@ -263,6 +273,12 @@ def _settle_session(connection: Any, _: object) -> None:
             f" JOIN (VALUES {wanted}) AS wanted (name, value) USING (name)"
         )
     connection.commit()
+
+
+def _is_own(connection: Connection, name: str) -> bool:
+    """Whether the user has the rights of the owner of a table."""
+    owner = f"SELECT relowner FROM pg_class WHERE oid = '{name}'::regclass"
+    return bool(connection.exec_driver_sql(f"SELECT pg_has_role(({owner}), 'USAGE')").scalar())
 
 
 def _add_key(connection: Connection, table: Table, statement: str) -> None:
