@@ -287,14 +287,20 @@ def test_a_number_used_by_a_deleted_version_is_a_loss(gaps: Path, empty_server: 
     assert numbers(server, "gaps") == [5, 12]
 
 
+def with_a_run(server: MlflowServer) -> tuple[Small, str]:
+    """A server in which a run has logged a model at ``m``."""
+    build = Small(server.uri)
+    build.experiment("e", "e")
+    run = build.run("run", "e")
+    build.put_files(build.artifact_uri(run), {"m/model.pkl": b"original"})
+    return build, run
+
+
 def test_copies_of_versions_follow_their_originals(
     empty_server: LendServer, tmp_path: Path
 ) -> None:
     source, server = empty_server(), empty_server()
-    build = Small(source.uri)
-    build.experiment("e", "e")
-    run = build.run("run", "e")
-    build.put_files(build.artifact_uri(run), {"m/model.pkl": b"original"})
+    build, run = with_a_run(source)
     # The copies' names come first, last, and before their own original's.
     for name in ("a copy", "original", "z copy", "b copy of a copy"):
         build.model(name)
@@ -327,10 +333,7 @@ def test_models_that_copy_versions_of_each_other_stay_copies(
     empty_server: LendServer, tmp_path: Path
 ) -> None:
     source, server = empty_server(), empty_server()
-    build = Small(source.uri)
-    build.experiment("e", "e")
-    run = build.run("run", "e")
-    build.put_files(build.artifact_uri(run), {"m/model.pkl": b"original"})
+    build, run = with_a_run(source)
     for name in ("a", "b"):
         build.model(name)
     build.version("b", f"runs:/{run}/m", run_id=run)
@@ -376,10 +379,7 @@ def test_a_copy_without_its_original_brings_the_files(
     empty_server: LendServer, tmp_path: Path
 ) -> None:
     source, server = empty_server(), empty_server()
-    build = Small(source.uri)
-    build.experiment("e", "e")
-    run = build.run("run", "e")
-    build.put_files(build.artifact_uri(run), {"m/model.pkl": b"original"})
+    build, run = with_a_run(source)
     build.model("original")
     build.model("copy")
     build.version("original", f"runs:/{run}/m", run_id=run)
