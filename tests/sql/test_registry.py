@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,10 @@ def test_a_version_follows_its_files_when_they_come_later(
     client.create_model_version("of a run", files(tmp_path / "run"), run_id=run)
     exported(source, tmp_path / "f")
     imported(target, tmp_path / "f", "--artifacts", first)
+    # As long as they find their files where they were, they stay as they are.
+    assert imported(target, tmp_path / "f")["done"] == {}
+    for place in ("own", "run"):
+        shutil.rmtree(tmp_path / place)
     report = imported(target, tmp_path / "f")
     assert (report["conflicts"], report["lost"]) == ([], [])
     assert report["done"] == {"artifact": 2, "model_version": 2}

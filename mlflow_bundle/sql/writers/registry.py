@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import sqlalchemy
 from mlflow.utils.uri import append_to_uri_path
@@ -22,7 +22,7 @@ from mlflow_bundle.entities import (
     RegisteredModel,
     Run,
 )
-from mlflow_bundle.errors import SinkError
+from mlflow_bundle.errors import ServerError, SinkError
 from mlflow_bundle.references import (
     PROMPT_EXPERIMENTS_TAG,
     files_of,
@@ -72,6 +72,8 @@ class RegistryWriter(Writer):
         super().__init__(to)
         self.kind = kind  # type: ignore[misc]
         self._copies: list[_Copy] = []
+        self._away: set[str] = set()
+        """Artifact stores that could not be read, by host."""
 
     def reserve(self, entity: Entity, *, dry: bool) -> None:
         assert isinstance(entity, RegisteredModel)
@@ -430,7 +432,8 @@ class RegistryWriter(Writer):
             storage = placed.sink_root if placed is not None and by_name else source
         tree = content.version_artifacts.get(version.version)
         location = ""
-        if not moved.moved and tree is not None and tree.mode == "included":
+        has_own = not moved.moved and tree is not None and tree.mode == "included"
+        if has_own and tree is not None and not self._finds_files(version, name, number):
             location = self._write_files(version, name, number, tree, dry=dry)
         if location:
             source = storage = location
@@ -442,6 +445,27 @@ class RegistryWriter(Writer):
             "storage_location": storage,
             "run_id": text(run_id, "run_id", nulls),
         }
+
+    def _finds_files(self, version: ModelVersion, name: str, number: int) -> bool:
+        """Whether a version is here that finds its files where they were at the source.
+
+        So it is in the database that the bundle comes from, and after an import that left the files
+        where they were.
+        """
+        if _MODELS in self._to.empty or self._to.options.artifacts != "copy":
+            return False
+        where = {**self._within(name), "version": number}
+        row = self._to.row(_VERSIONS, where, "storage_location")
+        place = version.storage_location or version.source
+        store = urlsplit(place).netloc
+        if row is None or row["storage_location"] != place or store in self._away:
+            return False
+        try:
+            return bool(self._to.store.tree(place).files())
+        except ServerError:
+            if store:
+                self._away.add(store)  # to ask again would take its time again
+            return False
 
     def _write_files(
         self, version: ModelVersion, name: str, number: int, tree: ArtifactTree, *, dry: bool
