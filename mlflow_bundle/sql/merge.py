@@ -194,9 +194,9 @@ class Merge:
 
         Args:
             table: Where to.
-            within: Values that find those that are here.
+            within: Values that find those that are here, and that all of ``rows`` have.
             rows: All their values.
-            key: Columns that tell rows apart.
+            key: Columns that tell rows apart, among these.
             name: What reports call them, e.g. ``assessments``.
             compared: Columns that may be changed.
             named_by: Column by which reports name one; the first of ``key`` if empty.
@@ -212,10 +212,11 @@ class Merge:
                 tuple(row[column] for column in key): row
                 for row in self._to.rows(table, within, columns)
             }
+        everywhere = dict.fromkeys((*within, *key))
         for row in rows:
             field = f"{name}.{row[named_by or key[0]]}"
             found = here.get(tuple(row[column] for column in key))
-            self.own(table, row, found, key=key, compared=compared, name=field)
+            self.own(table, row, found, key=everywhere, compared=compared, name=field)
 
     def replace(self, table: str, key: Row, values: Row) -> None:
         """Write values that follow from others: they are no conflict."""

@@ -467,3 +467,24 @@ def test_only_the_same_export_completes_one(
     whole = (tmp_path / "whole", "--complete", old)
     refused = command(*export, *whole, *words, expect=2, env=environment)
     assert why in refused.stderr
+
+
+def test_a_metric_of_a_logged_model_follows_without_that_of_another_one(
+    source: Place, destination: Place, tmp_path: Path
+) -> None:
+    client = MlflowClient(source.uri)
+    run_id = client.create_run(experiment(source, "e")).info.run_id
+    one, two = (client.create_logged_model("0", name).model_id for name in ("one", "two"))
+    for model_id in (one, two):
+        client.log_metric(run_id, "accuracy", 0.5, 1_700_000_000_000, 1, model_id=model_id)
+    exported(source, tmp_path / "f")
+    imported(destination, tmp_path / "f")
+    change(
+        source.file, "UPDATE logged_model_metrics SET metric_value = 0.75 WHERE model_id = ?", one
+    )
+    exported(source, tmp_path / "g")
+    imported(destination, tmp_path / "g", "--on-conflict", "update")
+    statement = "SELECT model_id, metric_value FROM logged_model_metrics"
+    assert dict(rows(destination.uri, statement)) == {one: 0.75, two: 0.5}
+    again = imported(destination, tmp_path / "g", "--on-conflict", "update")
+    assert (again["conflicts"], again["done"]) == ([], {})
