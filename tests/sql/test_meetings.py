@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.entities.gateway_endpoint import GatewayEndpointModelConfig, GatewayModelLinkageType
 from mlflow.entities.span import Span
 from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -467,6 +468,44 @@ def test_only_the_same_export_completes_one(
     whole = (tmp_path / "whole", "--complete", old)
     refused = command(*export, *whole, *words, expect=2, env=environment)
     assert why in refused.stderr
+
+
+def test_an_endpoints_models_follow_without_those_of_another_one(
+    source: Place, destination: Place, tmp_path: Path
+) -> None:
+    def models(*weights: float, turned: bool = False) -> list[GatewayEndpointModelConfig]:
+        main, fallback = GatewayModelLinkageType.PRIMARY, GatewayModelLinkageType.FALLBACK
+        primary = [
+            GatewayEndpointModelConfig(id, main, weight)
+            for id, weight in zip(ids, weights, strict=True)
+        ]
+        return primary + [
+            GatewayEndpointModelConfig(id, fallback, fallback_order=order)
+            for order, id in enumerate(reversed(ids) if turned else ids)
+        ]
+
+    store = SqlAlchemyStore(source.uri, str(source.artifacts))
+    secret = store.create_gateway_secret("s", {"api_key": "k"}, "openai").secret_id
+    ids = [
+        store.create_gateway_model_definition(name, secret, "openai", name).model_definition_id
+        for name in "ab"
+    ]
+    one, _ = (store.create_gateway_endpoint(name, models(0.5, 0.5)).endpoint_id for name in "xy")
+    exported(source, tmp_path / "f")
+    imported(destination, tmp_path / "f", "--placeholder-secrets")
+    # MLflow makes all of an endpoint's models anew where one changes.
+    store.update_gateway_endpoint(one, model_configs=models(0.25, 0.75, turned=True))
+    exported(source, tmp_path / "g")
+    columns = "endpoint_id, model_definition_id, linkage_type, weight, fallback_order"
+    statement = f"SELECT {columns} FROM endpoint_model_mappings ORDER BY 1, 2, 3"
+    before = rows(destination.uri, statement)
+    kept = imported(destination, tmp_path / "g")
+    assert rows(destination.uri, statement) == before
+    assert {conflict["id"] for conflict in kept["conflicts"]} == {one}
+    imported(destination, tmp_path / "g", "--on-conflict", "update")
+    assert rows(destination.uri, statement) == rows(source.uri, statement)
+    again = imported(destination, tmp_path / "g", "--on-conflict", "update")
+    assert (again["conflicts"], again["done"]) == ([], {})
 
 
 def test_a_metric_of_a_logged_model_follows_without_that_of_another_one(

@@ -379,9 +379,9 @@ class EndpointWriter(GatewayWriter):
             "endpoint_model_mappings",
             within,
             rows,
-            key=("model_definition_id", "linkage_type", "fallback_order"),
+            key=("model_definition_id", "linkage_type"),
             name="model_mappings",
-            compared=("weight",),
+            compared=("weight", "fallback_order"),
         )
 
 
