@@ -527,3 +527,31 @@ def test_a_metric_of_a_logged_model_follows_without_that_of_another_one(
     assert dict(rows(destination.uri, statement)) == {one: 0.75, two: 0.5}
     again = imported(destination, tmp_path / "g", "--on-conflict", "update")
     assert (again["conflicts"], again["done"]) == ([], {})
+
+
+def test_a_span_that_differs_is_found_before_anything_is_written(
+    source: Place, target: Place, tmp_path: Path
+) -> None:
+    store = SqlAlchemyStore(source.uri, str(source.artifacts))
+    span = TracerProvider().get_tracer("t").start_span("s")
+    trace_id = f"tr-{span.get_span_context().trace_id:032x}"
+    span.set_attribute("mlflow.traceRequestId", json.dumps(trace_id))
+    span.set_attribute("answer", "41")
+    span.end()
+    store.log_spans("0", [Span(span)])
+    exported(source, tmp_path / "f")
+    imported(target, tmp_path / "f")
+    change(target.file, "UPDATE spans SET content = replace(content, '41', '42')")
+    MlflowClient(source.uri).set_trace_tag(trace_id, "new", "tag")
+    exported(source, tmp_path / "g")
+    dry = imported(target, tmp_path / "g", "--dry-run")
+    found = [(conflict["kind"], conflict["id"]) for conflict in dry["conflicts"]]
+    assert found == [("trace", trace_id)]
+    before = rows(target.uri, "SELECT * FROM trace_tags")
+    words = ("--tracking-uri", target.uri, "--artifacts-destination", target.artifacts)
+    refused = command("import-all", tmp_path / "g", *words, "--on-conflict", "fail", expect=1)
+    assert "1 conflicts, nothing was written" in refused.stderr
+    assert rows(target.uri, "SELECT * FROM trace_tags") == before
+    imported(target, tmp_path / "g")
+    change(target.file, "DELETE FROM spans")
+    assert "trace" not in imported(target, tmp_path / "g", "--dry-run")["present"]

@@ -130,8 +130,7 @@ class TraceWriter(Writer):
         written = 0 if dry else files.write(fresh=here is None)
         with Merge(self._to, self.kind, trace.id, fresh=here is None, dry=dry) as merge:
             merge.changed |= bool(written)
-            items = content.items() if not dry else ()
-            spans = (item for item in items if isinstance(item, Span))
+            spans = (item for item in content.items() if isinstance(item, Span))
             self._write_rows(merge, trace, int(place.id), location, spans, here)
             merge.count()
 
