@@ -8,6 +8,13 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.entities.gateway_budget_policy import (
+    BudgetAction,
+    BudgetDuration,
+    BudgetDurationUnit,
+    BudgetTargetScope,
+    BudgetUnit,
+)
 from mlflow.entities.gateway_endpoint import GatewayEndpointModelConfig, GatewayModelLinkageType
 from mlflow.entities.span import Span
 from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
@@ -555,3 +562,34 @@ def test_a_span_that_differs_is_found_before_anything_is_written(
     imported(target, tmp_path / "g")
     change(target.file, "DELETE FROM spans")
     assert "trace" not in imported(target, tmp_path / "g", "--dry-run")["present"]
+
+
+def test_all_of_a_budget_that_can_be_changed_is_compared(
+    source: Place, destination: Place, tmp_path: Path
+) -> None:
+    store = SqlAlchemyStore(source.uri, str(source.artifacts))
+    month, day = (
+        BudgetDuration(unit=unit, value=1)
+        for unit in (BudgetDurationUnit.MONTHS, BudgetDurationUnit.DAYS)
+    )
+    budget = store.create_budget_policy(
+        budget_unit=BudgetUnit.USD,
+        budget_amount=5.0,
+        duration=month,
+        target_scope=BudgetTargetScope.USER,
+        target_value="ana",
+        budget_action=BudgetAction.ALERT,
+    )
+    exported(source, tmp_path / "f")
+    imported(destination, tmp_path / "f")
+    store.update_budget_policy(
+        budget.budget_policy_id, duration=day, target_scope=BudgetTargetScope.GLOBAL
+    )
+    exported(source, tmp_path / "g")
+    kept = imported(destination, tmp_path / "g")
+    assert {c["field"] for c in kept["conflicts"]} == {"duration_unit", "target_scope"}
+    imported(destination, tmp_path / "g", "--on-conflict", "update")
+    statement = "SELECT duration_unit, target_scope, target_value FROM budget_policies"
+    assert rows(destination.uri, statement) == rows(source.uri, statement)
+    again = imported(destination, tmp_path / "g", "--on-conflict", "update")
+    assert (again["conflicts"], again["done"]) == ([], {})

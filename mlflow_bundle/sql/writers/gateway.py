@@ -455,7 +455,15 @@ class BudgetWriter(GatewayWriter):
     kind = GatewayBudget.kind
     table, id_column, prefix = "budget_policies", "budget_policy_id", "bp-"
     unique = ("target_scope", "target_value", "budget_unit", "duration_unit", "duration_value")
-    compared = ("budget_amount", "budget_action")
+    compared = (
+        "budget_unit",
+        "budget_amount",
+        "duration_unit",
+        "duration_value",
+        "target_scope",
+        "target_value",
+        "budget_action",
+    )
 
     def _row(self, entity: GatewayBudget, id: str) -> Row:
         target = entity.target_value
@@ -472,3 +480,13 @@ class BudgetWriter(GatewayWriter):
             "budget_action": entity.budget_action,
             **self._common(entity),
         }
+
+    def _write_below(self, merge: Merge, entity: GatewayBudget, id: str) -> None:
+        """Let the target go with a scope that has none, where the bundle's values are taken."""
+        if merge.fresh or entity.target_value is not None:
+            return
+        here = self._to.row(self.table, {self.id_column: id}, "target_value")
+        if here is None or here["target_value"] is None:
+            return
+        if self._to.options.on_conflict == "update":
+            merge.replace(self.table, {self.id_column: id}, {"target_value": None})
