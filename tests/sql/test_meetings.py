@@ -593,3 +593,20 @@ def test_all_of_a_budget_that_can_be_changed_is_compared(
     assert rows(destination.uri, statement) == rows(source.uri, statement)
     again = imported(destination, tmp_path / "g", "--on-conflict", "update")
     assert (again["conflicts"], again["done"]) == ([], {})
+
+
+def test_the_url_of_a_webhook_is_compared(
+    source: Place, destination: Place, tmp_path: Path
+) -> None:
+    client = MlflowClient(source.uri)
+    hook = client.create_webhook("hook", URL, HOOK)
+    exported(source, tmp_path / "f")
+    imported(destination, tmp_path / "f")
+    client.update_webhook(hook.webhook_id, url=f"{URL}/new")
+    exported(source, tmp_path / "g")
+    (conflict,) = imported(destination, tmp_path / "g")["conflicts"]
+    assert (conflict["kind"], conflict["field"]) == ("webhook", "url")
+    imported(destination, tmp_path / "g", "--on-conflict", "update")
+    assert rows(destination.uri, "SELECT url FROM webhooks") == [(f"{URL}/new",)]
+    again = imported(destination, tmp_path / "g", "--on-conflict", "update")
+    assert (again["conflicts"], again["done"]) == ([], {})

@@ -13,7 +13,7 @@ from mlflow_bundle.sql.target import Target
 from mlflow_bundle.sql.writers.base import Writer, known
 
 _TABLE = "webhooks"
-_COMPARED = ("name", "description", "status", "deleted_timestamp")
+_COMPARED = ("name", "description", "url", "status", "deleted_timestamp")
 
 
 class WebhookWriter(Writer):
@@ -53,6 +53,8 @@ class WebhookWriter(Writer):
         here = None
         if id is not None:
             here = self._to.row(_TABLE, {"webhook_id": id}, *_COMPARED)
+            if here is not None and mask_uri(here["url"]) == mask_uri(webhook.url):
+                here = {**here, "url": webhook.url}
         else:
             id = self._to.free_id(
                 _TABLE, "webhook_id", webhook.id, within=self._to.workspace, short=False
@@ -72,6 +74,8 @@ class WebhookWriter(Writer):
                 "deleted_timestamp": known(webhook.deleted_timestamp),
             }
             merge.own(_TABLE, row, here, key=("webhook_id",), compared=_COMPARED)
+            if here is not None and here["url"] != webhook.url and self._takes_masked(webhook):
+                self._note_url(webhook)
             events: list[Row] = [
                 {
                     "webhook_id": id,
@@ -102,4 +106,11 @@ class WebhookWriter(Writer):
                 "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY only"
             )
         if MASK in webhook.url:
-            report.note(f"{what}: set its URL again")
+            self._note_url(webhook)
+
+    def _takes_masked(self, webhook: Webhook) -> bool:
+        """Whether a URL that the bundle has masked goes where another one is."""
+        return MASK in webhook.url and self._to.options.on_conflict == "update"
+
+    def _note_url(self, webhook: Webhook) -> None:
+        self._to.report.note(f"webhook {webhook.name!r} ({webhook.url}): set its URL again")
