@@ -610,3 +610,32 @@ def test_the_url_of_a_webhook_is_compared(
     assert rows(destination.uri, "SELECT url FROM webhooks") == [(f"{URL}/new",)]
     again = imported(destination, tmp_path / "g", "--on-conflict", "update")
     assert (again["conflicts"], again["done"]) == ([], {})
+
+
+def test_an_access_endpoint_that_was_changed_is_no_second_one(
+    source: Place, destination: Place, tmp_path: Path
+) -> None:
+    store = SqlAlchemyStore(source.uri, str(source.artifacts))
+    described = {"name": "org.example/mcp", "version": "1.0.0"}
+    store.create_mcp_server("org.example/mcp")
+    store.create_mcp_server_version(described)
+    store.set_mcp_server_alias("org.example/mcp", "best", "1.0.0")
+    endpoint = store.create_mcp_access_endpoint(
+        "org.example/mcp", "https://u:p@127.0.0.1:9/a", server_version="1.0.0"
+    )
+    words = ("copy", "--tracking-uri", source.uri, "--to", destination.uri, "--json", "--quiet")
+    words += ("--artifacts", "skip")
+    columns = "SELECT id, url, server_version, server_alias FROM mcp_access_endpoints"
+    for _ in range(2):
+        command(*words)
+        assert rows(destination.uri, columns) == rows(source.uri, columns)
+    store.update_mcp_access_endpoint(
+        "org.example/mcp", endpoint.id, server_alias="best", url="https://u:p@127.0.0.1:9/b"
+    )
+    before = rows(destination.uri, columns)
+    assert len(command(*words).conflicts) == 1
+    assert rows(destination.uri, columns) == before
+    command(*words, "--on-conflict", "update")
+    assert rows(destination.uri, columns) == rows(source.uri, columns)
+    again = command(*words, "--on-conflict", "update")
+    assert (again.conflicts, again.report["done"]) == ([], {})

@@ -16,6 +16,7 @@ from mlflow_bundle.sql.writers.base import Nulls, Writer, json_text, null_names
 _SERVERS, _VERSIONS, _ENDPOINTS = "mcp_servers", "mcp_server_versions", "mcp_access_endpoints"
 _SERVER_COMPARED = ("display_name", "description", "icons")
 _VERSION_COMPARED = ("server_json", "status", "tools", "source", "connect_options")
+_ENDPOINT_COMPARED = ("url", "transport_type", "server_version", "server_alias")
 _JSON_COMPARED = frozenset({"icons", "server_json", "tools", "connect_options"})
 
 
@@ -133,32 +134,48 @@ class McpServerWriter(Writer):
 
     def _write_endpoints(self, merge: Merge, server: McpServer) -> None:
         within = {"workspace": self._to.workspace, "server_name": server.name}
-        here: list[tuple[str | None, ...]] = []
+        here: dict[str, Row] = {}
         if not merge.fresh:
-            columns = ("url", "transport_type", "server_version", "server_alias")
-            for row in self._to.rows(_ENDPOINTS, within, columns):
-                here.append((mask_uri(row["url"]), *(row[column] for column in columns[1:])))
+            for row in self._to.rows(_ENDPOINTS, within, ("id", *_ENDPOINT_COMPARED)):
+                here[str(row["id"])] = {**row, "url": mask_uri(row["url"])}
+        rest: list[McpAccessEndpoint] = []
         for endpoint in server.access_endpoints:
-            key = (
-                endpoint.url,
-                endpoint.transport_type,
-                endpoint.server_version,
-                endpoint.server_alias,
-            )
-            if key in here:
-                here.remove(key)
+            wanted = _shown(endpoint)
+            found = (id for id, row in here.items() if row == {**wanted, "id": id})
+            if (same := next(found, None)) is not None:
+                del here[same]
+            else:
+                rest.append(endpoint)
+        for endpoint in rest:
+            name = f"access_endpoints.{endpoint.url}"
+            old = here.pop(endpoint.id, None) if endpoint.id else None
+            if old is None:
+                row = self._endpoint(endpoint, within)
+                merge.own(_ENDPOINTS, row, None, key=("id",), compared=(), name=name)
+            elif not self._follow(merge, server, endpoint, old, name):
                 continue
-            merge.own(
-                _ENDPOINTS,
-                self._endpoint(endpoint, within),
-                None,
-                key=("id",),
-                compared=(),
-                name=f"access_endpoints.{endpoint.url}",
-            )
             if MASK in endpoint.url:
                 what = f"MCP server {server.name!r}, access endpoint {endpoint.url}"
                 self._to.report.note(f"{what}: set its URL again")
+
+    def _follow(
+        self, merge: Merge, server: McpServer, endpoint: McpAccessEndpoint, old: Row, name: str
+    ) -> bool:
+        """Let an access endpoint that somebody changed be as in the bundle, if that is asked for.
+
+        Its version and its alias go together: one has to be null.
+        """
+        shown = _shown(endpoint)
+        values = {column: shown[column] for column in shown if shown[column] != old[column]}
+        before = {column: old[column] for column in values}
+        if not self._to.differs(self.kind, server.id, name, here=before, bundle=values):
+            return False
+        merge.replace(
+            _ENDPOINTS,
+            {"id": endpoint.id},
+            {column: getattr(endpoint, column) for column in values},
+        )
+        return "url" in values
 
     def _endpoint(self, endpoint: McpAccessEndpoint, within: Row) -> Row:
         id = endpoint.id or endpoint.url
@@ -182,3 +199,9 @@ class McpServerWriter(Writer):
 
 def _json(text: str | None, name: str, nulls: Nulls) -> str | None:
     return json_text(None if text is None else json.dumps(json.loads(text)), name, nulls)
+
+
+def _shown(endpoint: McpAccessEndpoint) -> Row:
+    """Return what may be changed of an access endpoint, with no credentials in its URL."""
+    values = {column: getattr(endpoint, column) for column in _ENDPOINT_COMPARED}
+    return {**values, "url": mask_uri(endpoint.url)}
