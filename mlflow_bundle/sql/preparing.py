@@ -202,11 +202,18 @@ def _require_head(database: Database) -> None:
             hint="give a database of its own, which may be empty",
         )
     if not database.revision or database.revision in revisions_of(migrations()):
+        hint = f"back it up, then `mlflow db upgrade {database.shown_uri}`"
+        if _has_no_experiment(database):
+            # MySQL keeps each step of a migration, and MLflow cannot go on from within one.
+            hint = (
+                "it has no experiment: where an import that was making its tables was "
+                "interrupted, drop the database and make an empty one"
+            )
         raise SinkError(
             f"{database.shown_uri} has the tables of an older MLflow (schema "
             f"{database.revision or 'unknown'}, here {head})",
             status=409,
-            hint=f"back it up, then `mlflow db upgrade {database.shown_uri}`",
+            hint=hint,
         )
     raise SinkError(
         f"{database.shown_uri} has tables that the installed MLflow does not know (schema "
@@ -214,3 +221,12 @@ def _require_head(database: Database) -> None:
         status=409,
         hint="install the MLflow that your server runs beside mlflow-bundle",
     )
+
+
+def _has_no_experiment(database: Database) -> bool:
+    """Whether no server has used a database yet: the first thing it makes is an experiment."""
+    statement = sqlalchemy.select(sqlalchemy.literal(1)).select_from(
+        sqlalchemy.table("experiments")
+    )
+    with database.errors(), database.engine.connect() as connection:
+        return connection.execute(statement.limit(1)).first() is None

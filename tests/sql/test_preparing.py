@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy
 from sqlalchemy import Engine
 
 from mlflow_bundle.auth.database import AuthDestination
+from mlflow_bundle.errors import SinkError
 from mlflow_bundle.sql import preparing
 from mlflow_bundle.sql.preparing import writable
+from tests.sql.conftest import Demand
+from tests.sql.databases import is_reachable, new_database
 
 
 def test_a_preparation_that_was_killed_is_begun_anew(tmp_path: Path) -> None:
@@ -55,3 +60,25 @@ def test_a_killed_preparation_of_a_database_of_users_leaves_it_empty(
     assert [(path.name, path.stat().st_size) for path in tmp_path.iterdir()] == [("auth.db", 0)]
     with contextlib.closing(AuthDestination(uri)) as destination, destination.written():
         assert destination.database.has("users", "username")
+
+
+def test_tables_that_an_interrupted_import_left_in_mysql_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, prerequisite: Demand
+) -> None:
+    def fail(connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if "ADD COLUMN workspace" in statement:
+            raise KeyboardInterrupt
+
+    def migrate(engine: Engine) -> None:
+        sqlalchemy.event.listen(engine, "after_cursor_execute", fail)
+        whole(engine)
+
+    whole = preparing._migrate
+    prerequisite(is_reachable("mysql"), "mysql")
+    with new_database("mysql") as uri:
+        monkeypatch.setattr(preparing, "_migrate", migrate)
+        with pytest.raises(KeyboardInterrupt), writable(uri, dry=False):
+            pass
+        with pytest.raises(SinkError, match="older MLflow") as refused, writable(uri, dry=False):
+            pass
+        assert "drop the database and make an empty one" in (refused.value.hint or "")
