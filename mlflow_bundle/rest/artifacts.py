@@ -262,12 +262,20 @@ class ProxiedArtifacts(HttpArtifacts):
         session: The server.
         root: Path below the proxy, e.g. ``1/<run_id>/artifacts``.
         roots: Knows which roots exist, if asking it pays.
+        relay: The same files by their owner, if the server relays them too.
     """
 
-    def __init__(self, session: Session, root: str, roots: ProxyRoots | None = None) -> None:
+    def __init__(
+        self,
+        session: Session,
+        root: str,
+        roots: ProxyRoots | None = None,
+        relay: RelayedArtifacts | None = None,
+    ) -> None:
         super().__init__(session)
         self._root = root.strip("/")
         self._roots = roots
+        self._relay = relay
 
     def _list(self) -> list[ArtifactFile]:
         if self._roots is not None and not self._roots.may_hold(self._root):
@@ -286,8 +294,28 @@ class ProxiedArtifacts(HttpArtifacts):
     def _taken_for(self, path: str) -> str:
         return _decoded_below(_ANY_ROOT, path)
 
+    def open(self, file: ArtifactFile) -> OpenedArtifact:
+        if self._relay is not None and not _is_latin_1(posixpath.basename(file.path)):
+            # The proxy of older servers (3.10 among them) puts the name into a header, which
+            # breaks the connection (_response_with_file_attachment_headers, server/handlers.py).
+            try:
+                return self._relay.open(file)
+            except ServerError as exc:
+                # Of a deleted logged model only the proxy gives files.
+                if not self._session.is_missing(exc):
+                    raise
+        return super().open(file)
+
     def _file_request(self, path: str) -> tuple[str, None]:
         return f"{PROXY}/{quote(posixpath.join(self._root, path))}", None
+
+
+def _is_latin_1(name: str) -> bool:
+    try:
+        name.encode("latin-1")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class RelayedArtifacts(HttpArtifacts):
@@ -402,7 +430,8 @@ def open_tree(
     """Return the tree at ``uri`` the way that leads there from here."""
     root = proxy_root(uri)
     if root is not None:
-        return ProxiedArtifacts(session, root, roots)
+        relay = RelayedArtifacts(session, owner) if owner.kind in ("run", "logged_model") else None
+        return ProxiedArtifacts(session, root, roots, relay)
     relayable = owner.kind != "model_version"
     if is_local_uri(uri) and relayable:
         return RelayedArtifacts(session, owner)

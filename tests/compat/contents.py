@@ -148,6 +148,7 @@ def _files(build: Small) -> None:
             "model/model.pkl": b"\x80\x05N.",
             "100%.txt": b"%",
             "dir with space/ü/a b.txt": "ü".encode(),
+            "日本/日本 😀.txt": "日".encode(),
             "empty.bin": b"",
             "large.bin": bytes(range(256)) * 20_000,
         },
@@ -184,7 +185,7 @@ def _logged_models(build: Small) -> None:
         model_type="sklearn",
         params={"depth": "3", "long": "p" * 5000},
         tags={"team": "Blumen"},
-        files={"model.pkl": b"tree", "a/b.txt": b"c"},
+        files={"model.pkl": b"tree", "a/b.txt": b"c", "Ελλάδα.txt": b"g"},
     )
     build.logged_model("pending", "odd", name="pending", status="LOGGED_MODEL_PENDING")
     build.call("runs/outputs", run_id=source, models=[{"model_id": tree, "step": 3}])
