@@ -127,9 +127,10 @@ def mask_uri(uri: str) -> str:
         parts = urlsplit(uri)
     except ValueError:
         return uri
-    if "@" not in parts.netloc and "@" in parts.path and not _may_be_port(parts):
-        # ``http://bob:se/cret@host``: what looks like a port begins a password with a slash in it.
-        scheme, _, rest = uri.partition("://")
+    scheme, _, rest = uri.partition("://")
+    if "@" not in parts.netloc and "@" in rest and not _may_be_port(parts):
+        # ``http://bob:se/cret@host``: what looks like a port begins a password with a slash in it,
+        # or with another character that ends what is before it.
         return mask_uri(f"{scheme}://{MASK}:{MASK}@{rest.rpartition('@')[2]}")
     netloc = parts.netloc
     userinfo, at, host = netloc.rpartition("@")

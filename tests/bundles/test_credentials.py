@@ -76,6 +76,8 @@ def test_credentials_in_the_source_of_a_record_are_masked(tmp_path: Path) -> Non
         ('{"uri": "s3://bucket/key"}', '{"uri": "s3://bucket/key"}'),
         ("https://host/x?sig=abc&a=1", "https://host/x?sig=***&a=1"),
         ("http://user:sec/ret@host/x", "http://***@host/x"),
+        ("http://user:sec?ret@host/x", "http://***@host/x"),
+        ("http://user:sec#ret@host/x", "http://***@host/x"),
         ("http://host:80/a@b", "http://host:80/a@b"),
         ("ssh://git@host:team/repository@v1", "ssh://git@host:team/repository@v1"),
         ("no uri: a@b", "no uri: a@b"),
