@@ -48,11 +48,11 @@ _PROMPT_SOURCE = "dummy-source"
 _UNSETTABLE = ("creation_timestamp", "last_updated_timestamp")
 _FIRST_EXPERIMENT = "0"
 _HOLDERS_EXPERIMENT = "files of model versions"
+"""Where that of a server is deleted, or not in the workspace."""
 _HOLDER_DIRECTORY = "model"
 """Where the files of a version lie in a run that was made for them."""
 _HELD_DIRECTORY = "model_versions"
 """Where those of several lie in a run of theirs."""
-"""Where that of a server is deleted, or not in the workspace."""
 _NO_LOGGED_MODELS = "its logged model cannot be held by the server (they came with MLflow 3.0)"
 
 
@@ -672,12 +672,27 @@ class RegistryWriter:
             return False
         for below in (_HOLDER_DIRECTORY, f"{_HELD_DIRECTORY}/{name}/{version.version}"):
             root = here.source.removesuffix(f"/{below}")
-            if here.run_id and root != here.source:
+            if here.run_id and root != here.source and root == self._root_of(here.run_id):
                 writer = self._file_writer(version, root, here.run_id, below)
                 files = writer.missing(tree, fresh=False, filling=False)
                 writer.write(tree, files)
                 return bool(files)
         return False
+
+    def _root_of(self, run_id: str) -> str:
+        """Return where the files of a run of the server lie; empty where it has no such run."""
+        try:
+            answer: records.RestRunAnswer = self._to.session.get(
+                f"{API}runs/get",
+                params={"run_id": run_id},
+                type=records.RestRunAnswer,
+                what=f"run {run_id}",
+            )
+        except ServerError as exc:
+            if exc.status != HTTPStatus.NOT_FOUND:
+                raise
+            return ""
+        return answer.run.info.artifact_uri.rstrip("/")
 
     def _file_writer(
         self, version: ModelVersion, root: str, run_id: str, below: str

@@ -409,7 +409,9 @@ def test_files_of_a_version_with_another_number_are_no_difference(
     assert downloaded(server, "m", "1", tmp_path) == {"data": b"of the other"}
 
 
-def tree_of_a_version_with_files(server: MlflowServer, directory: Path, has_run: bool) -> Path:
+def tree_of_a_version_with_files(
+    server: MlflowServer, directory: Path, has_run: bool, shown: str = "s3://bucket/m"
+) -> Path:
     """Export a version whose files lie in a bucket, as it seems, together with its files."""
     build = Small(server.uri)
     build.experiment("e", "e")
@@ -428,7 +430,7 @@ def tree_of_a_version_with_files(server: MlflowServer, directory: Path, has_run:
         *("--output-dir", directory / "tree"),
     )
     (path,) = (directory / "tree").rglob("model.json")
-    path.write_text(path.read_text().replace(place.as_uri(), "s3://bucket/m"))
+    path.write_text(path.read_text().replace(place.as_uri(), shown))
     return directory / "tree"
 
 
@@ -456,6 +458,17 @@ def test_a_version_that_is_referenced_keeps_its_source(
     command("import-all", *words)
     (version,) = snapshot(server.uri).data["registered_models"]["m"]["versions"].values()
     assert version["source"] == "s3://bucket/m"
+
+
+def test_nothing_is_written_where_a_version_that_is_referenced_has_its_files(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    server = empty_server()
+    place = "s3://bucket/model"  # named like that of a version in a run of its own
+    tree = tree_of_a_version_with_files(empty_server(), tmp_path, has_run=True, shown=place)
+    import_all = ("import-all", "--input-dir", tree, "--tracking-uri", server.uri)
+    command(*import_all, "--artifacts", "reference")
+    assert command(*import_all, "--json").report["done"] == {}
 
 
 def downloaded(server: MlflowServer, name: str, number: str, directory: Path) -> dict[str, bytes]:
