@@ -15,6 +15,9 @@ import time
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
+
+from mlflow.utils.uri import is_local_uri
 
 from mlflow_bundle import provenance
 from mlflow_bundle.contracts import ArtifactTree, Content
@@ -31,7 +34,7 @@ from mlflow_bundle.references import (
 )
 from mlflow_bundle.report import Report
 from mlflow_bundle.rest import records
-from mlflow_bundle.rest.artifacts import ArtifactOwner
+from mlflow_bundle.rest.artifacts import PROXY_SCHEME, ArtifactOwner
 from mlflow_bundle.rest.destination import Destination
 from mlflow_bundle.rest.experiments import experiment_named, get_experiment
 from mlflow_bundle.rest.registry import list_registry
@@ -612,7 +615,7 @@ class RegistryWriter:
         if isinstance(model, Prompt):
             return {"source": version.source or _PROMPT_SOURCE}
         moved = rewrite_version_source(version, self._to.remap)
-        stays = self._to.options.artifacts == "reference"
+        stays = self._to.options.artifacts == "reference" and not _is_of_a_server(moved.source)
         if not moved.moved and not stays and tree is not None and tree.mode == "included":
             return self._upload_files(version, name, moved.run_id, tree)
         body = {"source": moved.source}
@@ -872,6 +875,11 @@ def _makes_a_prompt(key: str) -> bool:
 def _is_needed(key: str) -> bool:
     """Whether a version without this tag would be another one, or none."""
     return key.startswith(provenance.PREFIX) or _makes_a_prompt(key)
+
+
+def _is_of_a_server(source: str) -> bool:
+    """Whether it is on a server's disk or in what it serves: others take it of their runs only."""
+    return bool(is_local_uri(source)) or urlsplit(source).scheme == PROXY_SCHEME
 
 
 def _as_filler(body: dict[str, Any]) -> dict[str, Any]:

@@ -471,6 +471,18 @@ def test_nothing_is_written_where_a_version_that_is_referenced_has_its_files(
     assert command(*import_all, "--json").report["done"] == {}
 
 
+@pytest.mark.parametrize("place", ["/some/where", "mlflow-artifacts:/some/where"])
+def test_a_reference_that_no_other_server_takes_gets_its_files_later(
+    place: str, empty_server: LendServer, tmp_path: Path
+) -> None:
+    server = empty_server()
+    tree = tree_of_a_version_with_files(empty_server(), tmp_path, has_run=False, shown=place)
+    import_all = ("import-all", "--input-dir", tree, "--tracking-uri", server.uri)
+    command(*import_all, "--artifacts", "reference")
+    command(*import_all)
+    assert downloaded(server, "m", "1", tmp_path) == {"data": b"weights"}
+
+
 def downloaded(server: MlflowServer, name: str, number: str, directory: Path) -> dict[str, bytes]:
     """What MLflow's own client downloads for a version."""
     import mlflow
