@@ -678,8 +678,7 @@ class RegistryWriter:
             if here.run_id and root != here.source and root == self._root_of(here.run_id):
                 writer = self._file_writer(version, root, here.run_id, below)
                 files = writer.missing(tree, fresh=False, filling=False)
-                writer.write(tree, files)
-                return bool(files)
+                return writer.write(tree, files) > 0
         return False
 
     def _root_of(self, run_id: str) -> str:

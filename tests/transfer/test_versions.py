@@ -443,6 +443,13 @@ def test_files_of_a_version_may_come_later(
     import_all = ("import-all", "--input-dir", tree, "--tracking-uri", server.uri)
     command(*import_all, "--artifacts", "skip")
     assert not any(path.name == "data" for path in server.artifact_directory.rglob("*"))
+
+    def refuse(method: str, path: str) -> Answer | None:
+        return Answer(403, "application/json", b"{}") if method == "PUT" else None
+
+    with faulty(server.uri, instead=refuse) as uri:
+        report = command(*import_all[:-1], uri, "--json", expect=3).report
+    assert (report["done"], report["present"]["model_version"]) == ({}, 1)
     done = command(*import_all, "--json").report["done"]
     assert (done["artifact"], done["model_version"]) == (1, 1)
     assert downloaded(server, "m", "1", tmp_path) == {"data": b"weights"}
