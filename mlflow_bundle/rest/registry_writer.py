@@ -666,12 +666,10 @@ class RegistryWriter:
         An import without files has made it, or one that could not write all of them.
         """
         tree = trees.get(version.version)
-        copies = (
-            tree is not None and tree.mode == "included" and self._to.options.artifacts == "copy"
-        )
-        if tree is None or not copies or provenance.ORIGIN not in here.tags:
+        if tree is None or tree.mode != "included" or self._to.options.artifacts != "copy":
             return False
-        if rewrite_version_source(version, self._to.remap).moved:
+        moved = rewrite_version_source(version, self._to.remap).moved
+        if moved or provenance.ORIGIN not in here.tags:
             return False
         for below in (_HOLDER_DIRECTORY, f"{_HELD_DIRECTORY}/{name}/{version.version}"):
             root = here.source.removesuffix(f"/{below}")

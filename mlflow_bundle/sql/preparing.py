@@ -203,8 +203,8 @@ def _require_head(database: Database) -> None:
         )
     if not database.revision or database.revision in revisions_of(migrations()):
         hint = f"back it up, then `mlflow db upgrade {database.shown_uri}`"
-        if _has_no_experiment(database):
-            # MySQL keeps each step of a migration, and MLflow cannot go on from within one.
+        if database.dialect.name == "mysql" and _has_no_experiment(database):
+            # It keeps each step of a migration, and MLflow cannot go on from within one.
             hint = (
                 "it has no experiment: where an import that was making its tables was "
                 "interrupted, drop the database and make an empty one"

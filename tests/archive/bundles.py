@@ -9,6 +9,7 @@ from typing import BinaryIO
 from uuid import UUID
 
 from mlflow_bundle.archive import ArchiveReader, ArchiveWriter, StreamReader, order_key
+from mlflow_bundle.errors import CorruptFrameError
 
 UUID_1 = UUID("0f0e0d0c-0b0a-4908-8706-050403020100")
 HEADER = b'{"format": "mlbundle", "format_version": "1.0", "uuid": "%s"}\n' % str(UUID_1).encode()
@@ -87,7 +88,11 @@ def read_stream(data: bytes, *, piece_bytes: int = 1 << 16) -> Members:
     contents: Members = {}
     for member, pieces in StreamReader(Pipe(data, piece_bytes)):
         content = b"".join(pieces)
-        contents[member.path] = content if member.link is None else contents[member.link]
+        if member.link is not None:
+            if member.link not in contents:  # which the stream reader leaves to who needs it
+                raise CorruptFrameError("its target did not come before", path=member.path)
+            content = contents[member.link]
+        contents[member.path] = content
     return contents
 
 
