@@ -12,6 +12,7 @@ unnoticed.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pickle
@@ -123,6 +124,17 @@ def empty_server(_pool: _Pool) -> Iterator[LendServer]:
         _pool.give_back(server, options)
 
 
+@contextlib.contextmanager
+def shared_directory(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
+    """Hold a directory that all workers of pytest-xdist share; who comes first makes it."""
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with (shared / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield shared / name
+
+
 def _once(
     tmp_path_factory: pytest.TempPathFactory,
     name: str,
@@ -130,12 +142,8 @@ def _once(
     start: Path | None = None,
 ) -> tuple[Path, World]:
     """A world's database and artifacts in a directory, built once also under pytest-xdist."""
-    shared = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        shared = shared.parent
-    directory, record = shared / name, shared / f"{name}.pickle"
-    with (shared / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with shared_directory(tmp_path_factory, name) as directory:
+        record = directory.with_suffix(".pickle")
         if not record.exists():
             if start is not None:
                 copy_server(start, directory)

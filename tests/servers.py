@@ -137,7 +137,7 @@ def start_server(
     *,
     artifacts: str = "proxied",
     backend_uri: str | None = None,
-    workers: int = 2,
+    workers: int = 1,
     env: Mapping[str, str] | None = None,
     app_name: str | None = None,
     python: str = sys.executable,
@@ -153,7 +153,7 @@ def start_server(
             ``local`` (clients open that directory themselves), ``proxied:<uri>`` (the server
             relays to ``<uri>``), or any other URI, to which clients go directly.
         backend_uri: Database; a SQLite file in ``directory`` when not given.
-        workers: Server processes.
+        workers: Server processes; each takes seconds to start.
         env: Added to the environment, from which every other ``MLFLOW_*`` is removed.
         app_name: As ``mlflow server --app-name``, e.g. ``basic-auth``.
         python: Interpreter whose MLflow is served; another one for another MLflow version.
@@ -185,7 +185,7 @@ def launch_server(
     *,
     artifacts: str = "proxied",
     backend_uri: str | None = None,
-    workers: int = 2,
+    workers: int = 1,
     env: Mapping[str, str] | None = None,
     app_name: str | None = None,
     python: str = sys.executable,

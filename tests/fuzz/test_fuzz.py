@@ -23,8 +23,8 @@ from tests.fuzz.targets import TARGETS, decode_as_everything, reader
 
 SEEDS = sorted(CORPUS.iterdir())
 CRASHED = sorted(path for path in CRASHERS.iterdir() if path.suffix != ".md")
-RUNS = {"reader": 8000, "recovery": 1500, "documents": 3000}
-"""About ten seconds each."""
+RUNS = {"reader": 4000, "recovery": 750, "documents": 1500}
+"""About five seconds each."""
 
 
 @pytest.mark.parametrize("target", TARGETS)

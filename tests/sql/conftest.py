@@ -7,32 +7,35 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import MlflowServer
+from tests.conftest import shared_directory
 from tests.sql.databases import is_reachable, new_database
 from tests.sql.imports import Place, made
 from tests.transfer.commands import export
-from tests.world import World
 
 Demand = Callable[[object, str], None]
 
 
 @pytest.fixture(scope="session")
-def full_bundle(
-    full_server: MlflowServer, full_world: World, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def full_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``export-all`` of the full world over REST; what lies in buckets is lost."""
-    path = tmp_path_factory.mktemp("sql") / "full.mlbundle"
-    export(full_server, path, expect=None)
-    return path
+    return _bundle_of("full_server", request, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
-def genai_bundle(
-    genai_server: MlflowServer, genai_world: World, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def genai_bundle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``export-all`` of the small world of MLflow 3's kinds over REST."""
-    path = tmp_path_factory.mktemp("sql") / "genai.mlbundle"
-    export(genai_server, path, expect=None)
+    return _bundle_of("genai_server", request, tmp_path_factory)
+
+
+def _bundle_of(
+    server: str, request: pytest.FixtureRequest, factory: pytest.TempPathFactory
+) -> Path:
+    """The bundle of a server, which only the worker starts that comes first."""
+    with shared_directory(factory, f"bundle-of-{server}") as directory:
+        path = directory / "all.mlbundle"
+        if not path.exists():
+            directory.mkdir(exist_ok=True)
+            export(request.getfixturevalue(server), path, expect=None)
     return path
 
 

@@ -23,7 +23,7 @@ def served(full_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     """A server on the imported full world."""
     target = place(tmp_path_factory.mktemp("served"))
     import_into(target, full_bundle, placeholder_secrets=True)
-    with start_server(target.file.parent) as server:
+    with start_server(target.file.parent, workers=2) as server:
         yield server
 
 
