@@ -273,6 +273,14 @@ class RegisteredModel(msgspec.Struct, frozen=True, kw_only=True):
         """The name: registered models have no other id."""
         return self.name
 
+    @property
+    def version_aliases(self) -> dict[int, list[str]]:
+        """Aliases of every version, by its number."""
+        return {
+            version.version: [alias for alias, n in self.aliases.items() if n == version.version]
+            for version in self.versions
+        }
+
 
 class Prompt(RegisteredModel, frozen=True, kw_only=True):
     """A prompt: MLflow keeps it as a registered model with the tag ``mlflow.prompt.is_prompt``."""

@@ -7,6 +7,12 @@ from collections.abc import Callable, Iterator
 from mlflow_bundle.entities import LoggedModel, ModelVersion, RegisteredModel, Run
 from mlflow_bundle.references import is_below, logged_model_id_of, run_id_of
 
+HOLDER_DIRECTORY = "model"
+"""Where the files of a version lie in a run that an import over REST has made for them."""
+
+HELD_DIRECTORY = "model_versions"
+"""Where an import puts those of several into a run of theirs; name and number come below."""
+
 IsMoved = Callable[[str, str], bool]
 """Whether a run or logged model travels: kind, id."""
 

@@ -192,7 +192,7 @@ class BundleSource(Source):
         }
         by_name: dict[str, dict[int, list[str]]] = {name: {} for _, name in registry}
         for (_, name), model in models.items():
-            by_name[name] = {v.version: _aliases_of(model, v.version) for v in model.versions}
+            by_name[name] = model.version_aliases
         places = {run_id: self._find_run(run_id, experiments) for run_id in selection.run_ids}
         matches = self._matches or Matches()
         matches.add(
@@ -693,10 +693,6 @@ def created_ns(header: docs.BundleHeader) -> int:
 
 def _row(kind: str, path: str, id: str, parent: str) -> Selected:
     return Selected(order_key(path), kind, id, parent, path.encode())
-
-
-def _aliases_of(model: RegisteredModel, version: int) -> list[str]:
-    return [alias for alias, number in model.aliases.items() if number == version]
 
 
 def _generic(path: str) -> str:

@@ -61,6 +61,7 @@ from mlflow_bundle.references import (
 )
 from mlflow_bundle.report import Report
 from mlflow_bundle.users import USER_TAG
+from mlflow_bundle.version_files import HELD_DIRECTORY, HOLDER_DIRECTORY
 
 OUTSIDE, OWN, ASKED, UNREAD, DATABASE = "outside", "own", "asked", "unread", "database"
 
@@ -74,8 +75,6 @@ _MLMODEL_BYTES = 16 * 1024 * 1024
 """A larger ``MLmodel`` is compared as it is."""
 
 _PROMPT_SOURCE = "dummy-source"
-_HELD = "model_versions"
-"""Directory of a run for files of model versions (`rest/registry_writer.py`)."""
 
 _SETS = frozenset({"roles", "users"})
 """Lists of names without an order, of which a side may have more than the other."""
@@ -207,10 +206,10 @@ class Reader:
         entity = content.entity
         if isinstance(entity, Run) and (holder := self._find(HOLDER, entity.id)) is not None:
             held = self.ledger.find_origin(self.side, "model_version", holder.origin or "")
-            places = [held, *self._copies_of(f"{holder.root.rstrip('/')}/model")]
+            places = [held, *self._copies_of(f"{holder.root.rstrip('/')}/{HOLDER_DIRECTORY}")]
             for path, fact in self._file_facts(entity, content.artifacts):
                 for place in places:
-                    yield place, _below("model/", path, fact)
+                    yield place, _below(f"{HOLDER_DIRECTORY}/", path, fact)
             return
         parent = entity.parent if isinstance(entity, PlainEntity) else None
         thing = self._find(entity.kind, entity.id, parent)
@@ -235,7 +234,7 @@ class Reader:
     def _versions_holding(self, run: Thing | None, path: str) -> tuple[list[Thing], str]:
         """Return the versions whose files an import put below this path of a run, and where."""
         parts = path.split("/", 3)
-        if run is None or run.kind != Run.kind or parts[0] != _HELD or len(parts) < 4:
+        if run is None or run.kind != Run.kind or parts[0] != HELD_DIRECTORY or len(parts) < 4:
             return [], ""
         below = "/".join(parts[:3])
         # Neither name nor number tells: a database's import quotes the name, and either may be
@@ -410,7 +409,7 @@ class Reader:
         if self._find(HOLDER, version.run_id) is not None:
             return True
         run = self._find(Run.kind, version.run_id)
-        root = "" if run is None else f"{run.root.rstrip('/')}/{_HELD}"
+        root = "" if run is None else f"{run.root.rstrip('/')}/{HELD_DIRECTORY}"
         return is_below(version.source, root) and version.source[len(root) :].count("/") == 2
 
     def _plain(self, entity: PlainEntity, items: Iterable[msgspec.Struct]) -> Iterator[Fact]:

@@ -40,6 +40,7 @@ from mlflow_bundle.rest.experiments import experiment_named, get_experiment
 from mlflow_bundle.rest.registry import list_registry
 from mlflow_bundle.rest.session import API
 from mlflow_bundle.rest.upload import ArtifactWriter
+from mlflow_bundle.version_files import HELD_DIRECTORY, HOLDER_DIRECTORY
 
 MAX_GAP = 1000
 """Numbers that fillers use up for one version: each costs the server two requests."""
@@ -52,10 +53,6 @@ _UNSETTABLE = ("creation_timestamp", "last_updated_timestamp")
 _FIRST_EXPERIMENT = "0"
 _HOLDERS_EXPERIMENT = "files of model versions"
 """Where that of a server is deleted, or not in the workspace."""
-_HOLDER_DIRECTORY = "model"
-"""Where the files of a version lie in a run that was made for them."""
-_HELD_DIRECTORY = "model_versions"
-"""Where those of several lie in a run of theirs."""
 _NO_LOGGED_MODELS = "its logged model cannot be held by the server (they came with MLflow 3.0)"
 
 
@@ -648,10 +645,10 @@ class RegistryWriter:
         """Write files that belong to no run that was moved, and return where they are now."""
         run = self._to.remap.find("run", version.run_id) if version.run_id else None
         if run is not None:
-            root, below = run.sink_root, f"{_HELD_DIRECTORY}/{name}/{version.version}"
+            root, below = run.sink_root, f"{HELD_DIRECTORY}/{name}/{version.version}"
         else:
             info = self._make_holder(version, name)
-            run_id, root, below = info.run_id, info.artifact_uri, _HOLDER_DIRECTORY
+            run_id, root, below = info.run_id, info.artifact_uri, HOLDER_DIRECTORY
         writer = self._file_writer(version, root, run_id, below)
         files = writer.missing(tree, fresh=run is None, filling=True)
         writer.write(tree, files)
@@ -671,7 +668,7 @@ class RegistryWriter:
         moved = rewrite_version_source(version, self._to.remap).moved
         if moved or provenance.ORIGIN not in here.tags:
             return False
-        for below in (_HOLDER_DIRECTORY, f"{_HELD_DIRECTORY}/{name}/{version.version}"):
+        for below in (HOLDER_DIRECTORY, f"{HELD_DIRECTORY}/{name}/{version.version}"):
             root = here.source.removesuffix(f"/{below}")
             if here.run_id and root != here.source and root == self._root_of(here.run_id):
                 writer = self._file_writer(version, root, here.run_id, below)

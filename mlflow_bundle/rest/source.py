@@ -203,13 +203,7 @@ class RestSource(Source):
         require_matches(
             selection,
             experiments=[(e.experiment_id, e.name) for e in self._experiments.values()],
-            models={
-                name: {
-                    version.version: [a for a, n in model.aliases.items() if n == version.version]
-                    for version in model.versions
-                }
-                for name, model in models.items()
-            }
+            models={name: model.version_aliases for name, model in models.items()}
             if selection.models
             else None,
             where=self._session.shown_uri,
@@ -429,10 +423,7 @@ class RestSource(Source):
     def _add_models(self, models: dict[str, RegisteredModel], selection: Selection) -> None:
         chosen: list[RegisteredModel] = []
         for model in models.values():
-            aliases = {
-                version.version: [a for a, n in model.aliases.items() if n == version.version]
-                for version in model.versions
-            }
+            aliases = model.version_aliases
             if not selection.takes_model(model.name, aliases):
                 continue
             versions = [

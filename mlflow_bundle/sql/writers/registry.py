@@ -36,6 +36,7 @@ from mlflow_bundle.sql.batch import Owner, Row
 from mlflow_bundle.sql.merge import Merge
 from mlflow_bundle.sql.target import Target
 from mlflow_bundle.sql.writers.base import FileWriter, Writer, known, null_names, text
+from mlflow_bundle.version_files import HELD_DIRECTORY
 
 _MODELS, _VERSIONS = "registered_models", "model_versions"
 _BELOW = (  # children first
@@ -480,7 +481,7 @@ class RegistryWriter(Writer):
         directory = quote(name, safe="")
         if len(directory) > _LONG_NAME:
             directory = self._to.made_id(_MODELS, name)
-        location = str(append_to_uri_path(root, "model_versions", directory, str(number)))
+        location = str(append_to_uri_path(root, HELD_DIRECTORY, directory, str(number)))
         files = FileWriter(
             self._to,
             kind="model_version",
