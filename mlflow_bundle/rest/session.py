@@ -59,6 +59,8 @@ _DATABRICKS_HOSTS = (".databricks.com", ".azuredatabricks.net", ".databricks.us"
 _ABSENT = frozenset(
     {HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED}
 )
+_NO_CONNECTION = b"QueuePool limit of size"
+"""Said by a server of which all connections to its database are in use, for 30 seconds."""
 _NOTHING_DONE = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _CREDENTIALS_S = 60
 _MAX_RETRIES = 5
@@ -243,6 +245,8 @@ class Session:
             )
         except MlflowException as exc:
             return exc
+        if response.status_code == HTTPStatus.BAD_REQUEST and _NO_CONNECTION in response.content:
+            response.status_code = HTTPStatus.TOO_MANY_REQUESTS  # what MLflow means
         return response
 
     def _backoff_s(self, failures: int) -> float:

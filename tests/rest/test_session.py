@@ -140,6 +140,14 @@ def test_a_server_asks_for_patience_and_gets_it() -> None:
     assert asked == ["/x"] * 5
 
 
+def test_a_server_without_a_free_connection_to_its_database_is_asked_again() -> None:
+    busy = b"QueuePool limit of size 5 overflow 10 reached, connection timed out, timeout 30.00"
+    body = b'{"error_code": "BAD_REQUEST", "message": "' + busy + b'"}'
+    with scripted(first(3, Answer(400, "application/json", body))) as (session, _, asked):
+        session.post("/x", {}, once=True)
+    assert asked == ["/x"] * 4
+
+
 def test_a_server_may_say_until_when() -> None:
     until = format_datetime(datetime.now(timezone.utc) + timedelta(seconds=50), usegmt=True)
     with scripted(first(1, Answer(429, "", b"", {"Retry-After": until}))) as (session, time, _):
