@@ -388,6 +388,37 @@ def test_runs_keep_what_only_a_database_knows(
     assert deleted
 
 
+def test_what_is_no_json_is_a_loss_and_takes_nothing_else_with_it(
+    full_server: MlflowServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "mlflow.db"
+    shutil.copyfile(full_server.database, path)
+    broken = {
+        ("issues", "root_causes"): ("by hand", "issue", "root_causes"),
+        ("assessments", "assessment_metadata"): ("[1]", "trace", "assessments.{name}.metadata"),
+        ("evaluation_dataset_records", "expectations"): (
+            *("{", "dataset"),
+            "records.{dataset_record_id}.expectations",
+        ),
+        ("mcp_servers", "icons"): ("", "mcp_server", "icons"),
+        ("mcp_server_versions", "tools"): ("tools", "mcp_server", "tools"),
+    }
+    expected = []
+    with closing(sqlite3.connect(path)) as connection:
+        connection.row_factory = sqlite3.Row
+        for (table, column), (text, kind, field) in broken.items():
+            row = dict(connection.execute(f"SELECT rowid AS place, * FROM {table}").fetchone())
+            connection.execute(
+                f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (text, row["place"])
+            )
+            expected.append((kind, field.format(**row)))
+        connection.commit()
+    words = ("--tracking-uri", f"sqlite:///{path}", "-o", tmp_path / "f", "--artifacts", "skip")
+    done = command("export-all", *words, "--json", expect=3)
+    lost = [one for one in json.loads(done.stdout)["lost"] if "JSON" in one["reason"]]
+    assert sorted((one["kind"], one["field"]) for one in lost) == sorted(expected)
+
+
 def test_a_point_without_a_value_is_named(full_server: MlflowServer, tmp_path: Path) -> None:
     path = tmp_path / "mlflow.db"
     shutil.copyfile(full_server.database, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -134,6 +135,26 @@ class Reader(ABC):
     ) -> dict[Any, list[Row]]:
         return self._rows.grouped(table, id_column, ids, (key, value))
 
+    def _decoded(self, id: str, field: str, text: str | None, type: type = object) -> Any:
+        """Return what a column of JSON holds; None where that is nothing.
+
+        What somebody wrote into it that is no JSON, or no ``type``, is a loss.
+        """
+        if text is None:
+            return None
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as exc:
+            self._from.lose(
+                self.kind, id, f"the database's JSON cannot be read: {exc}", field=field
+            )
+            return None
+        if value is not None and not isinstance(value, type):
+            reason = f"the database's JSON is no {type.__name__}, but {_short(text)}"
+            self._from.lose(self.kind, id, reason, field=field)
+            return None
+        return value
+
     def _associations(self, source_type: str, ids: Sequence[str]) -> dict[str, list[Association]]:
         """Return the links from entities by id, sorted by where they lead."""
         columns = ("association_id", "destination_type", "destination_id", "created_time")
@@ -176,6 +197,10 @@ class Nulls:
     def add(self, name: str) -> None:
         """Note a field that is null and that the record has empty."""
         self._names.append(name)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def ids_of(wanted: Sequence[Selected]) -> list[str]:

@@ -91,19 +91,20 @@ class DatasetReader(Reader):
                 for dataset_id, *values in rows:
                     if dataset_id not in found:
                         found[dataset_id] = Spooled(DatasetRecord)
-                    found[dataset_id].add(_record(dict(zip(_RECORD_COLUMNS, values, strict=True))))
+                    row = dict(zip(_RECORD_COLUMNS, values, strict=True))
+                    found[dataset_id].add(self._record(dataset_id, row))
         return lambda id, parent: found.get(id, ())
 
-
-def _record(row: dict[str, Any]) -> DatasetRecord:
-    nulls = Nulls()
-    for name in _JSON:
-        text = row[name]
-        if text is None and name != "inputs":
-            nulls.add(name)
-        value = None if text is None else json.loads(text)
-        if name == "outputs":
-            value = value.get(OUTPUTS_KEY) if isinstance(value, dict) else None
-        # As MLflow's own encoder writes it, whatever form the database keeps JSON in.
-        row[name] = None if value is None and name != "inputs" else json.dumps(value)
-    return DatasetRecord(**row, null_fields=nulls.names)
+    def _record(self, dataset_id: str, row: dict[str, Any]) -> DatasetRecord:
+        nulls = Nulls()
+        for name in _JSON:
+            text = row[name]
+            if text is None and name != "inputs":
+                nulls.add(name)
+            field = f"records.{row['dataset_record_id']}.{name}"
+            value = self._decoded(dataset_id, field, text)
+            if name == "outputs":
+                value = value.get(OUTPUTS_KEY) if isinstance(value, dict) else None
+            # As MLflow's own encoder writes it, whatever form the database keeps JSON in.
+            row[name] = None if value is None and name != "inputs" else json.dumps(value)
+        return DatasetRecord(**row, null_fields=nulls.names)

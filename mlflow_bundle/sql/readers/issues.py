@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 
 from mlflow_bundle.kinds.issues import ISSUE, Issue
@@ -38,5 +37,6 @@ class IssueReader(Reader):
             nulls = Nulls()
             row["experiment_id"] = str(row["experiment_id"])
             for name in ("root_causes", "categories"):
-                row[name] = json.loads(nulls.text(name, row[name]) or "[]")
+                text = nulls.text(name, row[name]) or "[]"
+                row[name] = self._decoded(row["issue_id"], name, text, list) or []
             yield Issue(**row, null_fields=nulls.names)

@@ -20,6 +20,9 @@ _ENDPOINT = ("id", "url", "transport_type", "server_version", "server_alias")
 _VERSION = ("version", "server_json", "status", "tools", "source", "connect_options")
 _COMPACT = (",", ":")
 """How servers tell JSON that they give as it is."""
+_SPACED = (", ", ": ")
+_JSON = {"server_json": _COMPACT, "tools": _SPACED, "connect_options": _COMPACT}
+"""How servers tell the JSON of a version."""
 _NOTHING: tuple[Any, ...] = (None, [], {})
 
 
@@ -50,7 +53,7 @@ class McpServerReader(Reader):
                 name=name,
                 display_name=row["display_name"],
                 description=row["description"],
-                icons=_json("icons", row["icons"], nulls),
+                icons=self._json(name, "icons", row["icons"], nulls),
                 tags=nulls.tags("tags", tags.get(name, ())),
                 aliases=dict(sorted(aliases.get(name, ()))),
                 access_endpoints=[
@@ -74,15 +77,19 @@ class McpServerReader(Reader):
             for values in found.get(id, ()):
                 row = dict(zip((*_VERSION, *_MADE), values, strict=True))
                 nulls = Nulls()
+                told = {
+                    field: self._json(
+                        f"{id}/{row['version']}", field, row[field], nulls, separators
+                    )
+                    for field, separators in _JSON.items()
+                }
                 yield McpServerVersion(
                     version=row["version"],
-                    server_json=_json("server_json", row["server_json"], nulls, _COMPACT) or "{}",
+                    server_json=told["server_json"] or "{}",
                     status=row["status"],
-                    tools=_json("tools", row["tools"], nulls),
+                    tools=told["tools"],
                     source=row["source"],
-                    connect_options=_json(
-                        "connect_options", row["connect_options"], nulls, _COMPACT
-                    ),
+                    connect_options=told["connect_options"],
                     tags=nulls.tags(
                         "tags", [tag[1:] for tag in tags.get(id, ()) if tag[0] == row["version"]]
                     ),
@@ -92,18 +99,22 @@ class McpServerReader(Reader):
 
         return items
 
-
-def _json(
-    name: str, text: str | None, nulls: Nulls, separators: tuple[str, str] = (", ", ": ")
-) -> str | None:
-    """JSON as servers tell it; None for what holds nothing."""
-    if text is None:
-        nulls.add(name)
-        return None
-    value = json.loads(text)
-    if value in _NOTHING:
-        return None
-    return json.dumps(value, ensure_ascii=False, separators=separators)
+    def _json(
+        self,
+        id: str,
+        field: str,
+        text: str | None,
+        nulls: Nulls,
+        separators: tuple[str, str] = _SPACED,
+    ) -> str | None:
+        """JSON as servers tell it; None for what holds nothing."""
+        if text is None:
+            nulls.add(field)
+            return None
+        value = self._decoded(id, field, text)
+        if value in _NOTHING:
+            return None
+        return json.dumps(value, ensure_ascii=False, separators=separators)
 
 
 def _made(row: dict[str, Any]) -> dict[str, Any]:

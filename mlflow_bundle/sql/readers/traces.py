@@ -224,9 +224,33 @@ class TraceReader(Reader):
             order=("created_timestamp",),
         )
         return {
-            id: [_assessment(dict(zip(columns, row, strict=True))) for row in rows]
+            id: [self._assessment(id, dict(zip(columns, row, strict=True))) for row in rows]
             for id, rows in found.items()
         }
+
+    def _assessment(self, trace_id: str, row: dict[str, Any]) -> Assessment:
+        field = f"assessments.{row['name']}.metadata"
+        metadata = self._decoded(trace_id, field, row["assessment_metadata"] or None, dict) or {}
+        return Assessment(
+            assessment_id=row["assessment_id"],
+            name=row["name"],
+            type=row["assessment_type"],
+            value=row["value"],
+            error=row["error"],
+            created_timestamp=row["created_timestamp"],
+            last_updated_timestamp=row["last_updated_timestamp"],
+            source_type=row["source_type"] or "",
+            source_id=row["source_id"],
+            run_id=row["run_id"],
+            span_id=row["span_id"],
+            rationale=row["rationale"],
+            overrides=row["overrides"],
+            valid=bool(row["valid"]),
+            metadata={
+                key: value if isinstance(value, str) else json.dumps(value)
+                for key, value in metadata.items()
+            },
+        )
 
 
 class _Spans:
@@ -323,33 +347,6 @@ def _prompts(links: Iterable[Association]) -> Iterator[PromptVersionRef]:
         if link.destination_type == "prompt_version":
             name, _, version = link.destination_id.rpartition("/")
             yield PromptVersionRef(name=name, version=version)
-
-
-def _assessment(row: dict[str, Any]) -> Assessment:
-    return Assessment(
-        assessment_id=row["assessment_id"],
-        name=row["name"],
-        type=row["assessment_type"],
-        value=row["value"],
-        error=row["error"],
-        created_timestamp=row["created_timestamp"],
-        last_updated_timestamp=row["last_updated_timestamp"],
-        source_type=row["source_type"] or "",
-        source_id=row["source_id"],
-        run_id=row["run_id"],
-        span_id=row["span_id"],
-        rationale=row["rationale"],
-        overrides=row["overrides"],
-        valid=bool(row["valid"]),
-        metadata=_texts(row["assessment_metadata"]),
-    )
-
-
-def _texts(metadata: str | None) -> dict[str, str]:
-    values = json.loads(metadata) if metadata else {}
-    return {
-        key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()
-    }
 
 
 def _decode_archive(data: bytes) -> list[str]:
