@@ -31,6 +31,8 @@ from pathlib import Path
 import requests
 import urllib3
 
+from tests.forked_servers import ForkedProcess, fork_server
+
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
 
@@ -70,7 +72,7 @@ class MlflowServer:
     log: Path
     """Standard output and error of the server, one line per request (access log) included."""
     python: str
-    process: subprocess.Popen[bytes] = field(repr=False)
+    process: subprocess.Popen[bytes] | ForkedProcess = field(repr=False)
 
     @property
     def pid(self) -> int:
@@ -209,15 +211,10 @@ def launch_server(
     for attempt in range(3):
         port = _free_port()
         log = directory / "server.log"
-        process = _spawn(
-            _command(python, port, workers, backend_uri, artifacts, artifact_directory, app_name)
-            + (["--enable-workspaces"] if workspaces else [])
-            + _logging_options(directory, python, access_log),
-            directory,
-            log,
-            # MLflow 2.0 starts the gunicorn that it finds there.
-            {"PATH": f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}", **(env or {})},
-        )
+        words = _words(port, workers, backend_uri, artifacts, artifact_directory, app_name)
+        words += ["--enable-workspaces"] if workspaces else []
+        words += _logging_options(directory, python, access_log)
+        process = _spawn(python, words, directory, log, env or {}, fork=workers == 1)
         server = MlflowServer(
             uri=f"http://127.0.0.1:{port}",
             directory=directory,
@@ -256,6 +253,7 @@ def basic_auth(directory: Path) -> dict[str, object]:
         f"admin_username = {ADMIN[0]}\n"
         f"admin_password = {ADMIN[1]}\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+        "auth_cache_ttl_seconds = 300\n"  # hashing takes long, by design
     )
     env = {"MLFLOW_FLASK_SERVER_SECRET_KEY": "secret", "MLFLOW_AUTH_CONFIG_PATH": str(path)}
     return {"app_name": "basic-auth", "env": env}
@@ -353,8 +351,7 @@ class _QuickAdapter(requests.adapters.HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = pools
 
 
-def _command(
-    python: str,
+def _words(
     port: int,
     workers: int,
     backend_uri: str,
@@ -362,18 +359,19 @@ def _command(
     artifact_directory: Path,
     app_name: str | None,
 ) -> list[str]:
-    command = [python, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", str(workers), "--backend-store-uri", backend_uri]
+    """The command line, from ``server`` on."""
+    words = ["server", "--host", "127.0.0.1", "--port", str(port)]
+    words += ["--workers", str(workers), "--backend-store-uri", backend_uri]
     if artifacts == "proxied":
-        command += ["--artifacts-destination", str(artifact_directory)]
+        words += ["--artifacts-destination", str(artifact_directory)]
     elif artifacts.startswith("proxied:"):
-        command += ["--artifacts-destination", artifacts.removeprefix("proxied:")]
+        words += ["--artifacts-destination", artifacts.removeprefix("proxied:")]
     else:
         root = str(artifact_directory) if artifacts == "local" else artifacts
-        command += ["--no-serve-artifacts", "--default-artifact-root", root]
+        words += ["--no-serve-artifacts", "--default-artifact-root", root]
     if app_name is not None:
-        command += ["--app-name", app_name]
-    return command
+        words += ["--app-name", app_name]
+    return words
 
 
 _ACCESS_MARK = "ACCESS "
@@ -419,8 +417,14 @@ def _patience(python: str) -> str:
 
 
 def _spawn(
-    command: list[str], directory: Path, log: Path, env: Mapping[str, str] | None
-) -> subprocess.Popen[bytes]:
+    python: str,
+    words: list[str],
+    directory: Path,
+    log: Path,
+    env: Mapping[str, str],
+    *,
+    fork: bool,
+) -> subprocess.Popen[bytes] | ForkedProcess:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "_MLFLOW"))}
     environment |= {
         "DO_NOT_TRACK": "true",
@@ -433,10 +437,14 @@ def _spawn(
         # Without it each worker makes a key of its own and cannot read what another stored.
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(bytes(32)).decode(),
     }
-    environment |= env or {}
+    environment["PATH"] = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
+    # MLflow 2.0 starts the gunicorn that it finds there.
+    environment |= env
+    if fork and python == sys.executable:
+        return fork_server(words, directory, log, environment)
     with log.open("wb") as output:
         return subprocess.Popen(
-            command,
+            [python, "-m", "mlflow", *words],
             cwd=directory,  # what is given relative, or written by default, stays in here
             stdin=subprocess.DEVNULL,
             stdout=output,

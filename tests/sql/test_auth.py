@@ -221,8 +221,6 @@ def run(name: str, *words: str | Path, expect: int = 0) -> Done:
 
 def serve(pair: Pair, **more: Any) -> Any:
     options: Any = basic_auth(pair.directory)
-    with (pair.directory / "auth.ini").open("a") as settings:
-        settings.write("auth_cache_ttl_seconds = 300\n")  # hashing takes long, by design
     options["env"] |= more.pop("env", {})
     return start_server(pair.directory, workers=1, **options, **more)
 
