@@ -31,7 +31,7 @@ from pathlib import Path
 import requests
 import urllib3
 
-from tests.forked_servers import ForkedProcess, fork_server
+from tests.forking import ForkedServer, can_fork
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 10.0
@@ -72,7 +72,7 @@ class MlflowServer:
     log: Path
     """Standard output and error of the server, one line per request (access log) included."""
     python: str
-    process: subprocess.Popen[bytes] | ForkedProcess = field(repr=False)
+    process: subprocess.Popen[bytes] | ForkedServer = field(repr=False)
 
     @property
     def pid(self) -> int:
@@ -424,7 +424,7 @@ def _spawn(
     env: Mapping[str, str],
     *,
     fork: bool,
-) -> subprocess.Popen[bytes] | ForkedProcess:
+) -> subprocess.Popen[bytes] | ForkedServer:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "_MLFLOW"))}
     environment |= {
         "DO_NOT_TRACK": "true",
@@ -440,8 +440,8 @@ def _spawn(
     environment["PATH"] = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
     # MLflow 2.0 starts the gunicorn that it finds there.
     environment |= env
-    if fork and python == sys.executable:
-        return fork_server(words, directory, log, environment)
+    if fork and python == sys.executable and can_fork():
+        return ForkedServer(words, directory, log, environment)
     with log.open("wb") as output:
         return subprocess.Popen(
             [python, "-m", "mlflow", *words],

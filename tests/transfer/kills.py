@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
-import multiprocessing
 import os
 import random
 import signal
@@ -22,20 +21,11 @@ from pathlib import Path
 import msgspec
 
 from mlflow_bundle.bundles.opening import open_tree
+from tests.forking import FORKS
 from tests.servers import MlflowServer
 from tests.tables import compare_databases
 
 _TIMEOUT_S = 300
-_FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(
-    [
-        "mlflow_bundle.bundles.resume",
-        "mlflow_bundle.cli.export",
-        "mlflow_bundle.cli.import_",
-        "mlflow_bundle.rest.sink",
-        "mlflow_bundle.rest.source",
-    ]
-)
 
 
 def _main(words: list[str], output: str) -> None:
@@ -52,7 +42,7 @@ def _main(words: list[str], output: str) -> None:
 def _started(words: list[str]) -> Iterator[BaseProcess]:
     """Start a command; if it has ended by itself afterwards, it must have ended well."""
     with tempfile.NamedTemporaryFile() as output:
-        process = _FORKS.Process(target=_main, args=(words, output.name), daemon=True)
+        process = FORKS.Process(target=_main, args=(words, output.name), daemon=True)
         process.start()
         yield process
         if process.exitcode != -signal.SIGKILL:
