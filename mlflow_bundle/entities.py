@@ -351,6 +351,13 @@ LARGEST_FLOAT = sys.float_info.max
 """What MLflow keeps for infinity, and its negative for minus infinity."""
 
 
+def held_value(value: float) -> float:
+    """Return a metric's value as MLflow's databases hold it: finite, and zero without a sign."""
+    if value == 0.0:
+        return 0.0
+    return math.copysign(LARGEST_FLOAT, value) if math.isinf(value) else value
+
+
 @functools.cache
 def database_fields(record: type[msgspec.Struct]) -> frozenset[str]:
     """Return the names of the fields of a record that only MLflow's database tells."""

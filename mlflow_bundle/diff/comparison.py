@@ -28,7 +28,14 @@ from mlflow_bundle.diff.facts import (
 from mlflow_bundle.diff.ledger import Ledger, Points, Thing, Unequal
 from mlflow_bundle.diff.names import HOLDER, Names
 from mlflow_bundle.diff.result import Change, Comparison, Difference, KindCount, Side, Unread
-from mlflow_bundle.entities import VERSION_KIND, LoggedModel, PlainEntity, RegisteredModel, Run
+from mlflow_bundle.entities import (
+    VERSION_KIND,
+    LoggedModel,
+    PlainEntity,
+    RegisteredModel,
+    Run,
+    held_value,
+)
 from mlflow_bundle.errors import SelectionError
 from mlflow_bundle.kinds import ALL_KINDS, KINDS
 from mlflow_bundle.progress import Progress, SilentProgress
@@ -296,7 +303,7 @@ class _Comparing:
             keys = self._ledger.suspects(pair)
             for chunk in content.histories():
                 if chunk.key in keys:
-                    values = (repr(value) for value in chunk.values)
+                    values = (repr(held_value(value)) for value in chunk.values)
                     points = zip(chunk.timestamps, chunk.steps, values, strict=True)
                     self._ledger.add_points(pair, side, chunk.key, points)
 

@@ -57,6 +57,7 @@ _NO_ENDPOINT = "no endpoint sets it"
 _SCORER_ID = "the server gives each scorer an id, by which nothing else knows it"
 _OURS = "written by an import"
 _SERVER = "the server writes it by itself"
+_HELD = "MLflow's databases hold another number: none infinite, and no zero with a sign"
 _DEFAULT = "a server gives one of its own where there is none"
 
 _REGISTRY = ("registered_model", "prompt")
@@ -76,6 +77,10 @@ EXEMPTIONS: tuple[Exemption, ...] = (
     Exemption(kind="run", field="run_name", reason=_DEFAULT, only_empty=True),
     Exemption(kind="run", field="tags.mlflow.runName", reason=_DEFAULT, only_empty=True),
     Exemption(kind="run", field="start_time", reason=_DEFAULT, only_empty=True),
+    *(
+        Exemption(kind=kind, field="logged_metrics[[]]", reason=_HELD)
+        for kind in ("run", "logged_model")
+    ),
     Exemption(kind="logged_model", field="artifact_location", reason=_PLACE),
     Exemption(kind="logged_model", field="creation_time", reason=_MADE),
     Exemption(kind="logged_model", field="last_updated_timestamp", reason=_CHANGED),

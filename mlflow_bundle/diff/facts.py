@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ from mlflow_bundle.entities import (
     Prompt,
     RegisteredModel,
     Run,
+    decode_number,
+    held_value,
 )
 from mlflow_bundle.errors import ServerError
 from mlflow_bundle.kinds.traces import TRACE_DATA
@@ -68,7 +71,10 @@ OUTSIDE, OWN, ASKED, UNREAD, DATABASE = "outside", "own", "asked", "unread", "da
 FileComparison = Literal["digest", "size", "skip"]
 
 HISTORY = 'metrics["'
-"""How the field of a run's metric history begins."""
+"""How the field of a run's metric history begins; values are as MLflow's databases hold them."""
+
+AS_LOGGED = 'logged_metrics["'
+"""How the field of those values of a metric begins which a database may hold as another number."""
 
 _CHUNK_BYTES = 1024 * 1024
 _MLMODEL_BYTES = 16 * 1024 * 1024
@@ -333,21 +339,23 @@ class Reader:
 
     def _histories(self, content: Content) -> Iterator[Fact]:
         key: str | None = None
-        count = total = 0
+        count = total = unheld = 0
         for chunk in content.histories():
             if chunk.key != key:
                 if key is not None:
-                    yield _history(key, count, total)
-                key, count, total = chunk.key, 0, 0
+                    yield from _history(key, count, total, unheld)
+                key, count, total, unheld = chunk.key, 0, 0, 0
             count += len(chunk)
             for timestamp, step, value in zip(
                 chunk.timestamps, chunk.steps, chunk.values, strict=True
             ):
+                held = held_value(value)
                 # A sum does not depend on the order, which servers do not keep for equal times.
-                point = f"{timestamp} {step} {value!r}".encode()
-                total += int.from_bytes(hashlib.blake2b(point, digest_size=16).digest(), "big")
+                total += _digest(timestamp, step, held)
+                if held is not value and repr(held) != repr(value):
+                    unheld += _digest(timestamp, step, value)
         if key is not None:
-            yield _history(key, count, total)
+            yield from _history(key, count, total, unheld)
 
     def _logged_model(self, model: LoggedModel) -> Iterator[Fact]:
         yield from _plain_fields(
@@ -360,9 +368,14 @@ class Reader:
         for metric in model.metrics:
             run = self.names.name(Run.kind, metric.run_id or "")
             dataset = [metric.dataset_name or "", metric.dataset_digest or ""]
-            point = [metric.timestamp, metric.step, metric.value, run, *dataset]
+            logged = decode_number(metric.value)
+            held = 0.0 if math.isnan(logged) else held_value(logged)
+            point = [metric.timestamp, metric.step, held, run, *dataset]
             inside = metric.run_id and self.names.knows(Run.kind, metric.run_id)
             yield Fact(f"metrics.{metric.key}", text_of(point), "" if inside else OUTSIDE)
+            if repr(held) != repr(logged):
+                point[2] = metric.value
+                yield Fact(f'{AS_LOGGED}{metric.key}"]', text_of(point))
 
     def _version(
         self,
@@ -581,9 +594,16 @@ def _plain_fields(record: msgspec.Struct, *but: str) -> Iterator[Fact]:
             yield Fact(name, text_of(text), DATABASE if only_database else "")
 
 
-def _history(key: str, count: int, total: int) -> Fact:
+def _history(key: str, count: int, total: int, unheld: int) -> Iterator[Fact]:
     digest = f"{total % 2**128:032x}"
-    return Fact(f'{HISTORY}{key}"]', f"{count} points, digest {digest}")
+    yield Fact(f'{HISTORY}{key}"]', f"{count} points, digest {digest}")
+    if unheld:
+        yield Fact(f'{AS_LOGGED}{key}"]', f"digest {unheld % 2**128:032x}")
+
+
+def _digest(timestamp: int, step: int, value: float) -> int:
+    point = f"{timestamp} {step} {value!r}".encode()
+    return int.from_bytes(hashlib.blake2b(point, digest_size=16).digest(), "big")
 
 
 def _below(prefix: str, path: str, fact: Fact) -> Fact:
