@@ -16,7 +16,7 @@ from mlflow_bundle.report import Report
 _DEFAULT_DESCRIPTION = "Default workspace for legacy resources"
 """What MLflow's migration says of ``default``: nothing that anybody set."""
 
-_LOCATIONS = ("default_artifact_root", "trace_archival_location")
+LOCATIONS = ("default_artifact_root", "trace_archival_location")
 """Where the source keeps its files: at another server they would be another's."""
 
 
@@ -24,7 +24,7 @@ def iter_settings(workspace: Workspace) -> list[tuple[str, str]]:
     """Return the fields of a workspace that somebody set, with their values."""
     return [
         (name, value)
-        for name in ("description", *_LOCATIONS, "trace_archival_retention")
+        for name in ("description", *LOCATIONS, "trace_archival_retention")
         if (value := getattr(workspace, name))
         and not (workspace.name == DEFAULT_WORKSPACE and value == _DEFAULT_DESCRIPTION)
     ]
@@ -86,7 +86,7 @@ class WorkspaceHost(ABC):
             SinkError: The server refused.
         """
         settings = dict(iter_settings(workspace))
-        for field in _LOCATIONS:
+        for field in LOCATIONS:
             if settings.pop(field, None) is not None:
                 report.adjust(WORKSPACE.name, f"{field} (the destination's own)")
         here = self.visible.get(name)

@@ -48,6 +48,7 @@ from mlflow_bundle.entities import (
 )
 from mlflow_bundle.errors import DocumentError, SelectionError, UnsupportedVersionError
 from mlflow_bundle.kinds import ALL_KINDS, KINDS, Kind, kinds_of
+from mlflow_bundle.kinds.workspaces import Workspace
 from mlflow_bundle.references import logged_model_id_of
 from mlflow_bundle.report import Loss, Report
 from mlflow_bundle.selection import (
@@ -113,12 +114,12 @@ class BundleSource(Source):
             return []
         return self._read(layout.MANIFEST, docs.ManifestDocument).losses
 
-    def other_workspaces(self) -> list[str]:
-        """Return the names of the workspaces that have trees of their own beside this one."""
-        return [w.name for prefix, w in read_workspaces(self._tree).items() if prefix]
+    def workspaces(self) -> dict[str, Workspace]:
+        """Return the workspaces by name: this one, and those with trees of their own beside it."""
+        return {workspace.name: workspace for workspace in read_workspaces(self._tree).values()}
 
     def workspace(self, name: str) -> BundleSource:
-        """Return a source over one of :meth:`other_workspaces`; this one stays open meanwhile."""
+        """Return a source over another one of :meth:`workspaces`; this one stays open meanwhile."""
         prefixes = {w.name: prefix for prefix, w in read_workspaces(self._tree).items()}
         return BundleSource(workspace_view(self._tree, prefixes[name]), name=self._name)
 

@@ -65,6 +65,7 @@ def server_place(uri: str, *, jobs: int, database: DatabaseOptions = NOTHING_TOL
     return Place(
         source=open_workspace(None),
         others=[name for name in host.visible if name != DEFAULT_WORKSPACE],
+        settings=host.visible,
         open=open_workspace,
         losses=[],
     )
@@ -73,10 +74,13 @@ def server_place(uri: str, *, jobs: int, database: DatabaseOptions = NOTHING_TOL
 def bundle_place(source: BundleSource) -> Place:
     """Return the place of a bundle; the caller closes its source."""
     from mlflow_bundle.diff import Place
+    from mlflow_bundle.kinds.workspaces import DEFAULT_WORKSPACE
 
+    settings = source.workspaces()
     return Place(
         source=source,
-        others=source.other_workspaces(),
+        others=[name for name in settings if name != DEFAULT_WORKSPACE],
+        settings=settings,
         open=source.workspace,
         losses=source.read_losses(),
     )

@@ -14,8 +14,10 @@ from mlflow_bundle.diff.comparison import compare
 from mlflow_bundle.diff.expected import AS_IT_IS, Expected
 from mlflow_bundle.diff.facts import FileComparison
 from mlflow_bundle.diff.result import Change, Comparison, Difference, KindCount, joined
+from mlflow_bundle.diff.values import text_of
 from mlflow_bundle.errors import SelectionError
-from mlflow_bundle.kinds.workspaces import DEFAULT_WORKSPACE, WORKSPACE
+from mlflow_bundle.host import LOCATIONS, iter_settings
+from mlflow_bundle.kinds.workspaces import DEFAULT_WORKSPACE, WORKSPACE, Workspace
 from mlflow_bundle.progress import Progress
 from mlflow_bundle.report import Loss
 from mlflow_bundle.selection import Selection, require_workspaces
@@ -28,12 +30,14 @@ class Place:
     Attributes:
         source: Its workspace ``default``, or everything where there are none.
         others: Names of its other workspaces.
+        settings: Its workspaces by name with what was set of each, as far as it tells.
         open: Opens one of them; the caller closes it.
         losses: What a bundle says that its own export lost.
     """
 
     source: Source
     others: list[str]
+    settings: Mapping[str, Workspace]
     open: Callable[[str], Source]
     losses: list[Loss]
 
@@ -69,7 +73,8 @@ def compare_places(
 ) -> Comparison:
     """Return where two places differ; other arguments and errors as of :func:`compare`.
 
-    A workspace that only one of them has is one difference.
+    A workspace that only one of them has is one difference. The settings of one are compared with
+    those of the same name; those of ``default`` are no part of a selection.
 
     Args:
         a: The first place.
@@ -115,6 +120,8 @@ def compare_places(
                 unmatched = unmatched or exc
                 continue
         part = _located(part, name)
+        if name == other and (selection.everything or name != DEFAULT_WORKSPACE):
+            _add_settings(part, a.settings.get(name), b.settings.get(name))
         result = part if result is None else joined(result, part)
     if result is None:
         if unmatched is not None:
@@ -148,6 +155,38 @@ def _located(part: Comparison, workspace: str) -> Comparison:
         ],
         unread=[msgspec.structs.replace(entry, workspace=workspace) for entry in part.unread],
     )
+
+
+def _add_settings(result: Comparison, in_a: Workspace | None, in_b: Workspace | None) -> None:
+    if in_a is None or in_b is None:
+        return
+    kind, values = WORKSPACE.name, (dict(iter_settings(in_a)), dict(iter_settings(in_b)))
+    if in_a.name == DEFAULT_WORKSPACE and not any(values):
+        return
+    differences: list[Difference] = []
+    for field in sorted({*values[0], *values[1]}):
+        here, there = (each.get(field) for each in values)
+        if here == there or (result.one_sided and here is None):
+            continue
+        if field in LOCATIONS and not result.strict:
+            left = f"{kind}.{field}"
+            result.not_compared[left] = result.not_compared.get(left, 0) + 1
+            continue
+        change: Change = (
+            "only_in_a" if there is None else "only_in_b" if here is None else "different"
+        )
+        a, b = (None if value is None else text_of(value) for value in (here, there))
+        differences.append(
+            Difference(kind=kind, id=in_a.name, field=field, change=change, a=a, b=b)
+        )
+    count = result.kinds.setdefault(kind, KindCount())
+    if differences:
+        count.different += 1
+        result.differences += differences
+        result.differences_total += len(differences)
+        result.equal = False
+    else:
+        count.equal += 1
 
 
 def _add_lonely(result: Comparison, name: str, *, in_a: bool) -> None:

@@ -190,7 +190,7 @@ def documents(data: bytes) -> None:
             source = BundleSource(tree)
             source.read_losses()
             _read_source(source, selection)
-            for workspace in source.other_workspaces():
+            for workspace in source.workspaces():
                 with suppress(BundleError):
                     _read_source(source.workspace(workspace), selection)
     with suppress(BundleError):

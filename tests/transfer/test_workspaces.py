@@ -159,7 +159,14 @@ def test_a_workspace_that_is_there_keeps_its_settings_unless_told_otherwise(
     here = workspaces_of(destination)["red"]
     assert here["description"] == "mine"
     assert here["trace_archival_config"] == {"retention": "30d"}  # was not set: an addition
-    import_(destination, bundle, "--on-conflict", "update")
+    result = command("diff", bundle, destination.uri, "--json", expect=3).report
+    (told,) = (d for d in result["differences"] if d["kind"] == "workspace")
+    assert (told["id"], told["field"], told["change"]) == ("red", "description", "different")
+    assert (told["a"], told["b"]) == (f'"{DESCRIPTIONS["red"]}"', '"mine"')
+    assert result["kinds"]["workspace"] == {
+        "equal": 1, "different": 1, "only_in_a": 0, "only_in_b": 0,
+    }  # fmt: skip
+    import_(destination, bundle, "--on-conflict", "update", "--verify")
     assert workspaces_of(destination)["red"]["description"] == DESCRIPTIONS["red"]
 
 
