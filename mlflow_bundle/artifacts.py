@@ -17,6 +17,7 @@ import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any, BinaryIO, NamedTuple, cast
@@ -211,12 +212,54 @@ class LocalTree(ListedOnce):
                 raise OSError(errno.EINVAL, "no regular file", path)
         except OSError as exc:
             raise self._failed(exc) from exc
-        return OpenedArtifact(open(descriptor, "rb", buffering=0), status.st_size)
+        stream = _SizedFile(descriptor, status.st_size, partial(self._became_shorter, path))
+        return OpenedArtifact(cast(BinaryIO, stream), status.st_size)
+
+    def _became_shorter(self, path: str) -> ServerError:
+        reason = "it became shorter while it was read"
+        return self._error(f"{path}: {reason}", status=HTTPStatus.BAD_GATEWAY)
 
     def _failed(self, exc: OSError) -> ServerError:
         return self._error(
             f"{exc.filename or self._root}: {exc.strerror}", status=HTTPStatus.BAD_GATEWAY
         )
+
+
+class _SizedFile(io.FileIO):
+    """A file up to the size that it had when it was opened: somebody may still write to it.
+
+    Args:
+        descriptor: The open file, which is closed with this.
+        size: Its size.
+        shorter: Makes what is raised when it ends before that.
+    """
+
+    def __init__(self, descriptor: int, size: int, shorter: Callable[[], Exception]) -> None:
+        super().__init__(descriptor, "rb")
+        self._left = size
+        self._shorter = shorter
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the next bytes: up to ``size``, or all that are left."""
+        if size is None or size < 0:
+            return self.readall()
+        wanted = min(size, self._left)
+        data = super().read(wanted) or b""
+        if wanted and not data:
+            raise self._shorter()
+        self._left -= len(data)
+        return data
+
+    def readall(self) -> bytes:
+        """Return what is left."""
+        return b"".join(iter(lambda: self.read(self._left), b""))
+
+    def readinto(self, buffer: Any, /) -> int:
+        """Read into a buffer and return how many bytes came."""
+        view = memoryview(buffer).cast("B")
+        data = self.read(len(view))
+        view[: len(data)] = data
+        return len(data)
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool:
