@@ -42,9 +42,8 @@ def lines(comparison: Comparison, *, verbose: bool = False) -> list[str]:
             shown.append(f"  {kind.replace('_', ' '):<{width}}{cells}")
     left = sum(comparison.not_compared.values())
     if left:
-        shown.append(
-            f"not counted: {left} values that MLflow's API cannot set or that point outside"
-        )
+        values = counted(left, "value")
+        shown.append(f"not counted: {values} that MLflow's API cannot set or that point outside")
         if verbose:
             shown += [f"  {name}: {count}" for name, count in comparison.not_compared.items()]
     for side, losses in comparison.lost_by_export.items():

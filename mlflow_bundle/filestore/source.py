@@ -66,11 +66,9 @@ class FileStoreSource(SqlSource):
         for loss in self._filling.losses:
             if self._is_asked_for(loss, selection):
                 report.lose_again(loss)
-        if self._filling.repeated_points:
-            report.note(
-                f"{self._filling.repeated_points} metric points stand twice in the file store: "
-                "one of each is taken"
-            )
+        if number := self._filling.repeated_points:
+            stand = "point stands" if number == 1 else "points stand"
+            report.note(f"{number} metric {stand} twice in the file store: one of each is taken")
 
     def _is_asked_for(self, loss: Loss, selection: Selection) -> bool:
         """Whether a loss belongs to what was selected, as far as that can be known."""

@@ -10,7 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 from mlflow_bundle.archive import scan_groups
+from mlflow_bundle.cli.differences import lines
 from mlflow_bundle.cli.main import bundle
+from mlflow_bundle.diff.result import Comparison
 from tests.bundles.memory import write_bundle
 
 
@@ -83,3 +85,10 @@ def test_quick_compares_with_no_server(sample: Path) -> None:
     refused = CliRunner().invoke(bundle, words)
     assert refused.exit_code == 2
     assert "not with --quick" in refused.output
+
+
+def test_one_value_that_is_not_counted_is_one() -> None:
+    comparison = Comparison(
+        a="A", b="B", one_sided=False, strict=False, artifacts="skip", not_compared={"run.id": 1}
+    )
+    assert any(line.startswith("not counted: 1 value that ") for line in lines(comparison))

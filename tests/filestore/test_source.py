@@ -126,6 +126,8 @@ def test_everything_is_found(told: dict[Key, Told]) -> None:
 def test_a_point_that_stands_twice_is_one(copy: Path, told: dict[Key, Told]) -> None:
     file = directory_of(copy, run_named(told, "kept")) / "metrics" / "loss" / "train"
     lines = file.read_text()
+    file.write_text(lines + lines.splitlines(keepends=True)[0])
+    assert "1 metric point stands twice" in "".join(told_of(copy)[1].notes)
     file.write_text(lines + lines + "2000 0.25\n")
     again, report = told_of(copy)
     before = run_named(told, "kept").histories["loss/train"]
