@@ -28,6 +28,7 @@ import sqlalchemy
 from sqlalchemy import Connection, Table
 
 from mlflow_bundle.errors import BundleError, ServerError, SinkError
+from mlflow_bundle.report import LossError
 from mlflow_bundle.sql.dialects.base import Dialect, update_statement
 from mlflow_bundle.sql.points import POINT_COLUMNS, POINT_TABLE, Points
 from mlflow_bundle.sql.rows import chunks
@@ -152,6 +153,10 @@ class Batch:
         """Whether it stays open."""
         self._spilled = False
         """Whether the entity that was begun has rows in it."""
+        self._torn = False
+        """Whether entities are in it of which only a part is written."""
+        self._stop: LossError | None = None
+        """What ends the import when the entities are whole that are being written."""
         self._waiting: set[tuple[str, Any]] = set()
         self._waiting_mark: list[tuple[str, Any]] = []
         self._failed: set[Owner] = set()
@@ -200,13 +205,7 @@ class Batch:
         """Forget the entity that was begun."""
         self.undone += 1
         if self._spilled:
-            if self._held:
-                self.connection.exec_driver_sql("ROLLBACK TO SAVEPOINT mlflow_bundle_entity")
-            else:
-                self.connection.exec_driver_sql("ROLLBACK")
-                self._open = False
-            self._spilled = False
-            self._clear()
+            self._roll_back()
         else:
             self._take_current()
             self._waiting.difference_update(self._waiting_mark)
@@ -216,6 +215,8 @@ class Batch:
         """Commit the entities that are whole, and forget the one that was begun."""
         if self._owner is not None:
             self.undo()
+        if self._torn:
+            self._roll_back()
         self.commit()
 
     def hold(self) -> None:
@@ -453,6 +454,17 @@ class Batch:
         self._points_mark = self._updates_mark = 0
         self._failed.clear()
 
+    def _roll_back(self) -> None:
+        """Forget what waits, and of what is written all that may be a half."""
+        if self._held:
+            name = "entity" if self._spilled else "flush"
+            self.connection.exec_driver_sql(f"ROLLBACK TO SAVEPOINT mlflow_bundle_{name}")
+        else:
+            self.connection.exec_driver_sql("ROLLBACK")
+            self._open = False
+        self._spilled = self._torn = False
+        self._clear()
+
     def _begin(self) -> None:
         if not self._open:
             self.connection.exec_driver_sql(self._dialect.begin)
@@ -464,6 +476,10 @@ class Batch:
         if not (self._rows or self._updates):
             return
         self._begin()
+        execute = self.connection.exec_driver_sql
+        self._torn = True
+        if self._held:
+            execute("SAVEPOINT mlflow_bundle_flush")
         groups: dict[str, list[_Group]] = {}
         for group in self._groups.values():
             groups.setdefault(group.table.name, []).append(group)
@@ -474,8 +490,24 @@ class Batch:
                 self._insert(group, group.rows, group.owners)
         for update in self._updates:
             self._update(update)
+        if self._held:
+            execute("RELEASE SAVEPOINT mlflow_bundle_flush")
         self._write_points()  # the last: others need not wait for them
+        self._torn = False
         self._clear()
+        self._stop_after_loss()
+
+    def _refused(self, owner: Owner, name: str, reason: str) -> None:
+        """List what was lost while entities are written: these become whole nevertheless."""
+        try:
+            self._lose(owner, name, reason)
+        except LossError as exc:
+            self._stop = self._stop or exc
+
+    def _stop_after_loss(self) -> None:
+        stop, self._stop = self._stop, None
+        if stop is not None:
+            raise stop
 
     def _drop_orphans(self, group: _Group) -> None:
         """Leave out the rows of entities, and the edges from datasets, that were refused."""
@@ -487,7 +519,7 @@ class Batch:
             if edges and not self._never.isdisjoint(row):
                 if group.table.name == "inputs":
                     self._never.add(row[group.columns.index("input_uuid")])
-                    self._lose(*owner, "its dataset could not be written")
+                    self._refused(*owner, "its dataset could not be written")
                 continue
             kept.append((row, owner))
         group.rows = [row for row, _ in kept]
@@ -521,7 +553,7 @@ class Batch:
                 self._uncount(owner.kind, 1)
             if group.table.name == POINT_TABLE:
                 self._uncount(POINT_KIND, 1)
-            self._lose(owner, name, _reason(error))
+            self._refused(owner, name, _reason(error))
             return
         half = len(rows) // 2
         self._insert(group, rows[:half], owners[:half])
@@ -538,7 +570,7 @@ class Batch:
             self._never.update(set(ids).difference(found.scalars()))
         for row, (owner, name) in zip(rows, owners, strict=True):
             if row[position] in self._never:
-                self._lose(owner, name, "the database takes it for another dataset")
+                self._refused(owner, name, "the database takes it for another dataset")
 
     def _write_points(self) -> None:
         """Write the points that wait; where the database refuses some, row by row."""
@@ -572,6 +604,7 @@ class Batch:
             # Who waits may be interrupted, and then the connection is not free yet.
             if sending.done():
                 self._sent = None
+        self._stop_after_loss()
 
     def _write_points_carefully(self, points: Sequence[tuple[Points, Owner]]) -> None:
         """Write points of which some come twice, or cannot be written."""
@@ -630,7 +663,7 @@ class Batch:
             if not (isinstance(error, self._refusals) or self._dialect.blames_row(error)):
                 raise
             execute("ROLLBACK TO SAVEPOINT mlflow_bundle")
-            self._lose(update.owner, ", ".join(update.values), _reason(error))
+            self._refused(update.owner, ", ".join(update.values), _reason(error))
             return
         execute("RELEASE SAVEPOINT mlflow_bundle")
 

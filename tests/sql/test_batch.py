@@ -29,7 +29,7 @@ class _Slow(Sqlite):
     """A database that takes its time with points."""
 
     def __init__(self) -> None:
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self.begun = threading.Event()
         self.ended = False
 
@@ -157,3 +157,20 @@ def test_no_row_is_written_without_the_files_that_somebody_did_not_wait_for(
     batch.give_up()
     assert _count(connection, "runs") == 0
     assert _count(connection, "metrics") == 0
+
+
+def test_no_half_of_what_an_interruption_met_is_written(
+    batch: Batch, slow: _Slow, connection: Connection
+) -> None:
+    _add_run(batch)
+    slow.failure = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        batch.commit()
+    slow.failure = None
+    batch.give_up()
+    assert _count(connection, "runs") == 0
+    assert _count(connection, "metrics") == 0
+    _add_run(batch)
+    batch.commit()
+    assert _count(connection, "runs") == 1
+    assert _count(connection, "metrics") == 2

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
@@ -205,3 +206,37 @@ def test_a_record_that_is_changed_to_what_the_server_refuses_stays(
     change(source, "UPDATE evaluation_dataset_records SET expectations = ?", '{"a": NaN}')
     assert len(copy(source, uri, "--on-conflict", "update", expect=3).losses) == 1
     assert rows(uri, "SELECT expectations FROM evaluation_dataset_records") == [('{"a": 1}',)]
+
+
+def test_a_lock_that_is_waited_for_in_vain_leaves_no_half_of_a_run(
+    source: Path, new_mysql: Callable[[str], str]
+) -> None:
+    client = MlflowClient(f"sqlite:///{source}")
+    client.log_param(client.create_run("0").info.run_id, "p", "v")
+    uri = new_mysql(GENERAL)
+    copy(source, uri)
+    client.log_param(client.create_run("0").info.run_id, "p", "v")
+    engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SELECT * FROM params FOR UPDATE").all()
+        hasty = f"{uri}?init_command=SET+innodb_lock_wait_timeout%3D1"
+        assert "Lock wait timeout" in copy(source, hasty, expect=1).stderr
+    assert rows(uri, "SELECT count(*) FROM runs") == [(1,)]
+    copy(source, uri)
+    assert rows(uri, "SELECT count(*) FROM runs") == [(2,)]
+    assert rows(uri, "SELECT count(*) FROM params") == [(2,)]
+
+
+def test_the_first_loss_takes_nothing_with_it_that_is_counted(
+    source: Path, new_mysql: Callable[[str], str]
+) -> None:
+    client = MlflowClient(f"sqlite:///{source}")
+    run_id = client.create_run("0").info.run_id
+    for key in ("p", "P"):
+        client.log_param(run_id, key, "v")
+    uri = new_mysql(GENERAL)
+    done = copy(source, uri, "--fail-fast", expect=1)
+    assert [(kind, id) for kind, id, _ in done.losses] == [("run", run_id)]
+    assert done.report["done"]["run"] == 1
+    assert rows(uri, "SELECT count(*) FROM runs") == [(1,)]
+    assert rows(uri, "SELECT count(*) FROM params") == [(1,)]
