@@ -18,6 +18,7 @@ from mlflow_bundle.auth.readers import is_own_role, own_role_name
 from mlflow_bundle.importing import Importing
 from mlflow_bundle.kinds.auth import ANY, Permission, Role, User
 from mlflow_bundle.references import NAMED_BY_PERMISSIONS, rewrite_permission
+from mlflow_bundle.sql.rows import mysql_bytes
 
 _NAMED_USERS = 20
 """Users that one note names."""
@@ -237,7 +238,7 @@ class _Merging:
         for name, value in where.items():
             statement = statement.where(source.c[name] == value)
             if folds and isinstance(value, str) and name == "resource_pattern":
-                statement = statement.where(sqlalchemy.func.binary(source.c[name]) == value)
+                statement = statement.where(mysql_bytes(source.c[name]) == mysql_bytes(value))
         row = self._connection.execute(statement).mappings().first()
         return None if row is None else dict(row)
 

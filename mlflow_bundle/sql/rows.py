@@ -100,13 +100,12 @@ class Rows:
     def exact(self, text: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return what orders a text so that equal ones, and only these, come together.
 
-        MySQL's usual order does not tell upper from lower case. Whatever the encoding of a column,
-        it gives the same as for a text of ours, and no more bytes than MySQL looks at when it sorts
-        (``max_sort_length``: 1024).
+        MySQL's usual order does not tell upper from lower case. These are no more bytes than MySQL
+        looks at when it sorts (``max_sort_length``: 1024).
         """
         if self._connection.dialect.name not in ("mysql", "mariadb"):
             return text
-        return sqlalchemy.cast(sqlalchemy.cast(text, CHAR(charset="utf8mb4")), BINARY())
+        return mysql_bytes(text)
 
     def stream(self, statement: Select[Any], size: int = _ROWS_AT_ONCE) -> Iterator[Sequence[Row]]:
         """Yield the rows of a statement, at most ``size`` at a time."""
@@ -193,6 +192,11 @@ class Rows:
             several = isinstance(value, list | tuple)
             statement = statement.where(column.in_(value) if several else column == value)
         return statement.where(*conditions)
+
+
+def mysql_bytes(text: Any) -> ColumnElement[Any]:
+    """Return the bytes of a text: the same of a column of any encoding and of a text of ours."""
+    return sqlalchemy.cast(sqlalchemy.cast(text, CHAR(charset="utf8mb4")), BINARY())
 
 
 def is_single(column: Column[Any]) -> bool:

@@ -20,7 +20,7 @@ from mlflow_bundle.remap import Placed
 from mlflow_bundle.sql.artifacts import ArtifactStore
 from mlflow_bundle.sql.batch import Batch, Owner, Row
 from mlflow_bundle.sql.database import Database
-from mlflow_bundle.sql.rows import whole
+from mlflow_bundle.sql.rows import mysql_bytes, whole
 
 _NAMESPACE = uuid.UUID("0d1a1f9e-6a57-4c0a-9a3a-8f2c3f1b7c55")
 """Of the ids that an import gives: the same again when it is repeated."""
@@ -68,7 +68,7 @@ class Target(Importing):
             statement = statement.where(source.c[name] == value)
             if folds and isinstance(value, str):
                 # The first finds it by its index, the second sees the case.
-                statement = statement.where(sqlalchemy.func.binary(source.c[name]) == value)
+                statement = statement.where(mysql_bytes(source.c[name]) == mysql_bytes(value))
         with self.database.errors():
             for row in self.connection.execute(statement).mappings():
                 yield dict(row)

@@ -152,7 +152,9 @@ def test_what_the_encoding_lacks_is_lost_and_nothing_is_changed(
     source: Path, new_mysql: Callable[[str], str], mode: str
 ) -> None:
     client = MlflowClient(f"sqlite:///{source}")
-    client.create_experiment("日本")
+    for name in ("日本", "é"):
+        client.create_experiment(name)
+    client.create_registered_model("é")
     run_id = run_with_dataset(f"sqlite:///{source}", "日本")
     for key in ("日", "é"):
         client.set_tag(run_id, key, key)
@@ -168,7 +170,8 @@ def test_what_the_encoding_lacks_is_lost_and_nothing_is_changed(
             ("run", "metrics.日"),
             ("run", "tags.日"),
         ]
-    assert rows(uri, "SELECT name FROM experiments") == [("Default",)]
+    assert rows(uri, "SELECT name FROM experiments") == [("Default",), ("é",)]
+    assert rows(uri, "SELECT name FROM registered_models") == [("é",)]
     assert rows(uri, "SELECT value FROM tags WHERE `key` NOT LIKE 'mlflow.%%'") == [("é",)]
     assert rows(uri, "SELECT `key` FROM metrics") == [("é",)]
     assert rows(uri, "SELECT count(*) FROM inputs") == [(0,)]
@@ -240,3 +243,13 @@ def test_the_first_loss_takes_nothing_with_it_that_is_counted(
     assert done.report["done"]["run"] == 1
     assert rows(uri, "SELECT count(*) FROM runs") == [(1,)]
     assert rows(uri, "SELECT count(*) FROM params") == [(1,)]
+
+
+def test_a_server_that_soon_ends_idle_sessions_lets_ours_be(
+    source: Path, new_mysql: Callable[[str], str]
+) -> None:
+    MlflowClient(f"sqlite:///{source}").create_experiment("e")
+    uri = new_mysql(GENERAL)
+    # While tables are made and rows are written, who holds the lock of imports is idle.
+    copy(source, f"{uri}?init_command=SET+wait_timeout%3D1")
+    assert rows(uri, "SELECT name FROM experiments WHERE experiment_id = 1") == [("e",)]

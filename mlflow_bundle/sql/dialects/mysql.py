@@ -44,6 +44,21 @@ _OTHER_BYTES = 64 * 1024
 _ESCAPED = "\0\n\r\x1a\"'\\"
 """Characters of which drivers send two bytes."""
 
+_DAYS_S = 24 * 24 * 60 * 60
+"""As long as every server takes for a timeout."""
+
+_SETTINGS = {
+    "wait_timeout": _DAYS_S,  # the connection that holds the lock says nothing meanwhile
+    "net_read_timeout": _DAYS_S,
+    "net_write_timeout": _DAYS_S,  # rows are fetched when a slow destination has room
+    "idle_transaction_timeout": 0,
+    "idle_readonly_transaction_timeout": 0,
+    "idle_write_transaction_timeout": 0,
+    "max_statement_time": 0,
+    "max_execution_time": 0,
+}
+"""Of every session. Not every server knows them all."""
+
 _ROW_ERRORS = frozenset({1267, 1366, 3140, 3819, 4025})
 """Texts that cannot be compared or encoded, no JSON, a check that failed (MySQL's, MariaDB's)."""
 
@@ -54,7 +69,9 @@ class MySql(Dialect):
 
     def engine(self, url: URL) -> Engine:
         url = with_driver(url, self.name, {"mysqldb": "MySQLdb", "pymysql": "pymysql"})
-        return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+        engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+        sqlalchemy.event.listen(engine, "connect", _settle_session)
+        return engine
 
     @contextlib.contextmanager
     def snapshot(self, engine: Engine) -> Iterator[Connection]:
@@ -145,3 +162,13 @@ class MySql(Dialect):
 
 def _sent_bytes(value: str) -> int:
     return len(value.encode("utf-8", "surrogatepass")) + sum(map(value.count, _ESCAPED))
+
+
+def _settle_session(connection: Any, _: object) -> None:
+    """Set up a connection of the driver's own."""
+    names = ", ".join(f"'{name}'" for name in _SETTINGS)
+    with contextlib.closing(connection.cursor()) as cursor:
+        cursor.execute(f"SHOW SESSION VARIABLES WHERE Variable_name IN ({names})")
+        known = [name for name, _ in cursor.fetchall()]
+        cursor.execute("SET " + ", ".join(f"SESSION {name} = {_SETTINGS[name]}" for name in known))
+    connection.commit()
