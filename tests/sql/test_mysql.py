@@ -253,3 +253,17 @@ def test_a_server_that_soon_ends_idle_sessions_lets_ours_be(
     # While tables are made and rows are written, who holds the lock of imports is idle.
     copy(source, f"{uri}?init_command=SET+wait_timeout%3D1")
     assert rows(uri, "SELECT name FROM experiments WHERE experiment_id = 1") == [("e",)]
+
+
+def test_the_encoding_that_a_uri_names_takes_no_characters(
+    source: Path, new_mysql: Callable[[str], str], tmp_path: Path
+) -> None:
+    client = MlflowClient(f"sqlite:///{source}")
+    run_id = client.create_run("0").info.run_id
+    client.set_tag(run_id, "note", "日本 😀")
+    client.create_experiment("😀")
+    uri, target = new_mysql(GENERAL), f"sqlite:///{tmp_path}/target.db"
+    copy(source, f"{uri}?charset=utf8")
+    copy(f"{uri}?charset=latin1", target)
+    assert rows(target, "SELECT value FROM tags WHERE key = 'note'") == [("日本 😀",)]
+    assert rows(target, "SELECT name FROM experiments WHERE experiment_id = 1") == [("😀",)]

@@ -33,6 +33,9 @@ _CODECS = {"latin1": "cp1252", "ascii": "ascii"}
 _FEW_BYTES = ("utf8", "utf8mb3")
 """Encodings without the characters behind U+FFFF."""
 
+_ENCODED = "utf8mb4"
+"""How texts are on their way, whatever their columns are in."""
+
 _ENCODING = "mlflow_bundle.encoding"
 _COLLATION = "mlflow_bundle.collation"
 _PACKET = "mlflow_bundle.packet_bytes"
@@ -69,6 +72,8 @@ class MySql(Dialect):
 
     def engine(self, url: URL) -> Engine:
         url = with_driver(url, self.name, {"mysqldb": "MySQLdb", "pymysql": "pymysql"})
+        # What the connection's encoding lacks, the server gives as a question mark.
+        url = url.difference_update_query(["collation"]).update_query_dict({"charset": _ENCODED})
         engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
         sqlalchemy.event.listen(engine, "connect", _settle_session)
         return engine
