@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Literal
 
 from mlflow_bundle.contracts import ArtifactPolicy, HeldMember, Sizes
+from mlflow_bundle.entities import Experiment
+from mlflow_bundle.errors import ServerError
 from mlflow_bundle.progress import Progress
 from mlflow_bundle.provenance import carried_tags
 from mlflow_bundle.references import rewrite_tags, rewrite_values
@@ -89,12 +92,28 @@ class Importing:
     """Kind and source id of what should be here and could not be made."""
     new_experiments: set[str] = field(default_factory=set)
     """Ids here of the experiments that this import made."""
+    unfinished: set[tuple[str, str]] = field(default_factory=set)
+    """Kind and source id of what lacks something that the next import may bring."""
     server_writes_tags: bool = True
     """Whether the destination writes those of `SERVER_MADE_TAGS` by itself."""
 
     def was_here(self, experiment_id: str) -> bool:
         """Whether an experiment here may hold something from before this import."""
         return experiment_id != NEW and experiment_id not in self.new_experiments
+
+    def may_come(self, error: ServerError, kind: str, id: str, experiment_id: str = "") -> None:
+        """Note what an error keeps from being whole if the same import may succeed later.
+
+        Args:
+            error: Why something of the object is lost.
+            kind: Kind of the object.
+            id: Its id at the source.
+            experiment_id: Id at the source of the experiment that it lies in.
+        """
+        if error.retryable or error.status == HTTPStatus.FORBIDDEN:
+            self.unfinished.add((kind, id))
+            if experiment_id:
+                self.unfinished.add((Experiment.kind, experiment_id))
 
     def tags_of(
         self, kind: str, tags: dict[str, str], *, report: Report | None = None

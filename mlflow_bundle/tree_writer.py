@@ -53,16 +53,25 @@ class TreeWriter:
         kind: Kind of the entity, for the report.
         source_id: Its id in the bundle, for the report.
         below: Directory below the place that the tree goes to.
+        parent: Id in the bundle of the experiment that it lies in.
     """
 
     def __init__(
-        self, to: Importing, place: Place, *, kind: str, source_id: str, below: str = ""
+        self,
+        to: Importing,
+        place: Place,
+        *,
+        kind: str,
+        source_id: str,
+        below: str = "",
+        parent: str = "",
     ) -> None:
         self._to = to
         self._place = place
         self._kind = kind
         self._source_id = source_id
         self._below = below
+        self._parent = parent
 
     def missing(self, tree: ArtifactTree, *, fresh: bool, filling: bool) -> list[ArtifactFile]:
         """Return the files of ``tree`` that have to be written.
@@ -118,9 +127,13 @@ class TreeWriter:
         beside = self._start_beside(tree, files)
         return Uploads(
             self._to,
-            self._source_id,
             [(file, beside.get(file.path) or self._submit(tree, file).result) for file in files],
+            self._lose,
         )
+
+    def _lose(self, file: ArtifactFile, error: ServerError) -> None:
+        self._to.may_come(error, self._kind, self._source_id, self._parent)
+        self._to.report.lose("artifact", f"{self._source_id}/{file.path}", error.message)
 
     def _submit(self, tree: ArtifactTree, file: ArtifactFile) -> Future[int]:
         return self._to.files.submit(self._write_one, tree, file)
@@ -217,16 +230,19 @@ class Uploads:
 
     Args:
         to: The import.
-        source_id: Id of the entity in the bundle, for the report.
         pending: The files, each with what waits for it and returns its size.
+        lose: Called with a file that the store refused, and why.
     """
 
     def __init__(
-        self, to: Importing, source_id: str, pending: list[tuple[ArtifactFile, Callable[[], int]]]
+        self,
+        to: Importing,
+        pending: list[tuple[ArtifactFile, Callable[[], int]]],
+        lose: Callable[[ArtifactFile, ServerError], None],
     ) -> None:
         self._to = to
-        self._source_id = source_id
         self._pending = pending
+        self._lose = lose
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -247,7 +263,7 @@ class Uploads:
                 if exc.status is None:
                     failure = exc
                     continue
-                self._to.report.lose("artifact", f"{self._source_id}/{file.path}", exc.message)
+                self._lose(file, exc)
                 continue
             except BundleError as exc:
                 failure = exc

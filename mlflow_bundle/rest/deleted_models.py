@@ -101,14 +101,18 @@ class DeletedModels:
         version = self._to.awaited_models.get(job.source_id)
         if version is not None:
             # A version of a deleted logged model cannot be made.
-            self._to.report.lose(
-                LoggedModel.kind,
-                job.source_id,
-                f"not deleted yet: model version {version} needs it and could not be made; "
-                "import again",
-                field="lifecycle_stage",
-            )
-        return version is not None
+            reason = f"model version {version} needs it and could not be made"
+        elif (LoggedModel.kind, job.source_id) in self._to.unfinished:
+            reason = "not all of it has arrived"
+        else:
+            return False
+        self._to.report.lose(
+            LoggedModel.kind,
+            job.source_id,
+            f"not deleted yet: {reason}; import again",
+            field="lifecycle_stage",
+        )
+        return True
 
     def _delete(self, job: _Deletion) -> None:
         try:

@@ -110,6 +110,7 @@ class LoggedModelWriter:
             source_id=model.id,
             root=placed.sink_root,
             owner=ArtifactOwner("logged_model", placed.id),
+            parent=model.experiment_id,
         )
         files = artifacts.missing(content.artifacts, fresh=here is None, filling=filling)
         if dry:

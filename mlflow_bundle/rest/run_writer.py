@@ -131,6 +131,14 @@ class RunWriter:
         if here is not None and here.info.lifecycle_stage == "deleted":
             if run.info.lifecycle_stage != "deleted":
                 report.conflict(Run.kind, run.id, "lifecycle_stage", "deleted at the destination")
+            if filling:
+                report.lose(
+                    Run.kind,
+                    run.id,
+                    "deleted at the destination before all of it had arrived; restore it there "
+                    "and import again",
+                    parent=run.info.experiment_id,
+                )
             if not dry:
                 report.found(Run.kind)
             return
@@ -156,6 +164,7 @@ class RunWriter:
             source_id=run.id,
             root=placed.sink_root,
             owner=ArtifactOwner("run", placed.id),
+            parent=run.info.experiment_id,
         )
         files = artifacts.missing(content.artifacts, fresh=here is None, filling=filling)
         histories = self._new_points(content, placed, here)
@@ -301,6 +310,8 @@ class RunWriter:
         """Whether a link can be written: one to a source id could never be taken back."""
         if ("logged_model", model_id) not in self._to.failed:
             return True
+        if ("logged_model", model_id) in self._to.unfinished:
+            self._to.unfinished.add((Run.kind, run.id))
         self._to.report.lose(
             Run.kind, run.id, f"logged model {model_id} could not be made", field=field
         )

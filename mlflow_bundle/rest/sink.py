@@ -29,6 +29,7 @@ from mlflow_bundle.entities import (
 from mlflow_bundle.errors import ConflictError, ServerError, SinkError
 from mlflow_bundle.importing import NEW, Importing, ImportOptions
 from mlflow_bundle.kinds.webhooks import Webhook
+from mlflow_bundle.layout import parent_of
 from mlflow_bundle.patience import Patience
 from mlflow_bundle.progress import Progress, SilentProgress
 from mlflow_bundle.references import LATE_TAGS, model_version_of
@@ -169,9 +170,19 @@ class RestSink(Sink):
     def reserve(self, entity: Entity, *, dry: bool = False) -> None:
         try:
             self._reserve(entity, dry=dry)
-        except ServerError:
+        except ServerError as exc:
             self._to.failed.add((entity.kind, entity.id))
+            self._may_come(entity, exc)
             raise
+
+    def _may_come(self, entity: Entity, error: ServerError) -> None:
+        """Note what cannot be deleted before a later import has brought an entity."""
+        self._to.may_come(error, entity.kind, entity.id, parent_of(entity))
+        if isinstance(entity, LoggedModel):
+            # Its metrics are logged through runs, and runs name it.
+            for run_id in {entity.source_run_id, *(metric.run_id for metric in entity.metrics)}:
+                if run_id:
+                    self._to.may_come(error, Run.kind, run_id)
 
     def _reserve(self, entity: Entity, *, dry: bool) -> None:
         if _is_deleted(entity):
@@ -378,6 +389,13 @@ class RestSink(Sink):
                 self._may_delete(entity)
 
     def put(self, content: Content) -> None:
+        try:
+            self._put(content)
+        except ServerError as exc:
+            self._may_come(content.entity, exc)
+            raise
+
+    def _put(self, content: Content) -> None:
         self._confirm()
         adjust_database_fields(content.entity, self._to.report)
         if _is_deleted(content.entity):
@@ -587,13 +605,30 @@ class RestSink(Sink):
         # Nothing names or fills them any more: a deleted one takes no model version.
         self._deleted_models.delete()
         for experiment, experiment_id in self._to_delete:
+            if (Experiment.kind, experiment.id) in self._to.unfinished:
+                self._not_yet_deleted(experiment)
+                continue
             self._marks.release(experiment_id)
             self._delete_experiment(experiment, experiment_id)
         for writer in self._writers.values():
             writer.complete()
         self._marks.clear()
 
+    def _not_yet_deleted(self, entity: Experiment | Run) -> None:
+        """List a deletion that waits: a server takes nothing into what is deleted."""
+        self._to.report.lose(
+            entity.kind,
+            entity.id,
+            "not deleted yet: not all of it has arrived; import again",
+            field="lifecycle_stage",
+            parent=parent_of(entity),
+        )
+
     def _delete_run(self, job: _RunToFinish) -> None:
+        if (Run.kind, job.run.id) in self._to.unfinished:
+            self._to.unfinished.add((Experiment.kind, job.run.info.experiment_id))
+            self._not_yet_deleted(job.run)
+            return
         try:
             self._runs.finish(job.run_id, filling=job.filling, delete=True)
         except ServerError as exc:

@@ -19,6 +19,7 @@ class ArtifactWriter(TreeWriter):
         root: Its artifact root at the server.
         owner: The entity at the server.
         below: Directory below the root that the tree goes to.
+        parent: Id in the bundle of the experiment that it lies in.
     """
 
     def __init__(
@@ -30,9 +31,17 @@ class ArtifactWriter(TreeWriter):
         root: str,
         owner: ArtifactOwner,
         below: str = "",
+        parent: str = "",
     ) -> None:
         self._uploader = Uploader(destination.session, root, owner)
-        super().__init__(destination, self._uploader, kind=kind, source_id=source_id, below=below)
+        super().__init__(
+            destination,
+            self._uploader,
+            kind=kind,
+            source_id=source_id,
+            below=below,
+            parent=parent,
+        )
 
     def write(self, tree: ArtifactTree, files: list[ArtifactFile]) -> int:
         written = super().write(tree, files)

@@ -54,9 +54,15 @@ def faulty(
             body = self.rfile.read(length)
             answer = instead(self.command, self.path)
             if answer is None:
+                headers = {
+                    k: v for k, v in self.headers.items() if k.lower().startswith("x-mlflow")
+                }
                 kind = self.headers.get("Content-Type") or "application/octet-stream"
                 true = upstream.request(
-                    self.command, uri + self.path, data=body, headers={"Content-Type": kind}
+                    self.command,
+                    uri + self.path,
+                    data=body,
+                    headers={**headers, "Content-Type": kind},
                 )
                 answer = fault(
                     self.command,

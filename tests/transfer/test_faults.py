@@ -13,7 +13,8 @@ from tests.tables import compare_databases
 from tests.transfer.commands import command
 from tests.transfer.faults import Answer, Fault, Weather, faulty
 from tests.transfer.kills import members_of
-from tests.transfer.small import build_small
+from tests.transfer.small import Small, build_small
+from tests.world_traces import SpanSpec, log_spans, start_trace
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -221,3 +222,46 @@ def test_a_bad_connection_loses_nothing(
     last = command("import-all", small_bundle, "--tracking-uri", destination.uri, "--json")
     assert last.report["done"] == {}
     assert compare_databases(small_server.database, destination.database).differences == []
+
+
+def test_what_is_deleted_at_the_source_is_deleted_when_all_of_it_has_arrived(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    """Into a deleted run or experiment nothing comes any more: its deletion waits for losses."""
+    source, destination = empty_server(), empty_server()
+    build = Small(source.uri)
+    build.experiment("one", "one")
+    build.experiment("gone", "gone")
+    for run, experiment in (("in_gone", "gone"), ("deleted", "one")):
+        model_id = build.logged_model(
+            run,
+            experiment,
+            name="tree",
+            source_run_id=build.run(run, experiment, params={"a": "1"}, metrics={"m": [(1, 0, 0)]}),
+            files={"notes.txt": b"of a model"},
+        )
+        run_id = build.runs[run]
+        build.put_files(build.artifact_uri(run_id), {"notes.txt": b"of a run"})
+        build.call("runs/outputs", run_id=run_id, models=[{"model_id": model_id, "step": 0}])
+        build.log_metrics(run_id, {"of model": [(2, 0, 0)]}, model_id=model_id)
+    start_trace(build, "in_gone", "gone")
+    log_spans(build, build.traces["in_gone"], "gone", [SpanSpec(name="root")])
+    build.call(f"logged-models/{build.logged_models['deleted']}", method="DELETE")
+    build.call("runs/delete", run_id=build.runs["deleted"])
+    build.call("experiments/delete", experiment_id=build.experiments["gone"])
+    bundle = tmp_path / "a.mlbundle"
+    command("export-all", "-o", bundle, "--tracking-uri", source.uri)
+
+    for endings in (("/notes.txt", "/v1/traces"), ("/runs/create",)):
+        destination.reset()
+
+        def forbid(method: str, path: str, endings: tuple[str, ...] = endings) -> Answer | None:
+            is_met = method != "GET" and path.partition("?")[0].endswith(endings)
+            return Answer(403, "application/json", b"{}") if is_met else None
+
+        with faulty(destination.uri, instead=forbid) as uri:
+            words = ["import-all", bundle, "--json", "--tracking-uri"]
+            lost = command(*words, uri, expect=3).losses
+        assert ("experiment", build.experiments["gone"], "lifecycle_stage") in lost
+        command(*words, destination.uri, "--verify")
+        assert compare_databases(source.database, destination.database).differences == []

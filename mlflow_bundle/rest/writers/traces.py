@@ -276,6 +276,7 @@ class TraceWriter(Writer):
             if exc.status is None:
                 raise
             job.failed = True
+            self._to.may_come(exc, Trace.kind, job.trace.id, job.source.experiment_id)
             self._to.report.lose(
                 Trace.kind, job.trace.id, exc.message, parent=job.source.experiment_id
             )
@@ -446,7 +447,9 @@ class TraceWriter(Writer):
             if exc.status is None:
                 raise
             if len(jobs) == 1:
-                self._lose_spans(jobs[0], exc.message)
+                (job,) = jobs
+                self._to.may_come(exc, Trace.kind, job.trace.id, job.source.experiment_id)
+                self._lose_spans(job, exc.message)
                 return
             # One that the server refuses spoils the whole request.
             for job in jobs:
@@ -599,6 +602,7 @@ class TraceWriter(Writer):
         except ServerError as exc:
             if exc.status is None:
                 raise
+            self._to.may_come(exc, Trace.kind, trace_id, parent)
             self._to.report.lose(
                 Trace.kind,
                 trace_id,
@@ -708,6 +712,7 @@ class TraceWriter(Writer):
             source_id=job.trace.id,
             root=job.location,
             owner=ArtifactOwner("trace", job.trace.id, tuple(file.path for file in files)),
+            parent=job.source.experiment_id,
         )
 
     def _note_links(self, job: _Job) -> None:

@@ -201,6 +201,7 @@ class TracesV2:
             source_id=source.id,
             root=there.tags.get(ARTIFACT_LOCATION, ""),
             owner=ArtifactOwner("trace", there.id, tuple(file.path for file in files)),
+            parent=source.experiment_id,
         )
         missing = writer.missing(tree, fresh=fresh, filling=there.state == _IN_PROGRESS)
         return bool(missing and writer.write(tree, missing))
