@@ -360,6 +360,15 @@ def join_experiments(here: str, bundle: str) -> str:
     return f",{','.join(ids)}," if ids else here
 
 
+def moved_experiments(value: str, remap: Remap) -> str:
+    """Return the new ids of those experiments of a prompt's tag that were moved; empty if none was.
+
+    A number that was not replaced would be that of another experiment of the sink.
+    """
+    placed = [remap.find("experiment", id) for id in value.split(",") if id]
+    return join_experiments("", ",".join(place.id for place in placed if place is not None))
+
+
 def rewrite_mlmodel(data: bytes, remap: Remap) -> bytes:
     """Return an ``MLmodel`` file with the run and the logged model it names replaced.
 

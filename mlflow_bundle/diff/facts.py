@@ -302,9 +302,12 @@ class Reader:
     def _experiments_of(self, value: str) -> Iterator[Fact]:
         """The experiments of a prompt: a set, so each is a fact."""
         for id in dict.fromkeys(part for part in value.split(",") if part):
-            flag = "" if self.names.knows("experiment", id) else OUTSIDE
-            name = self.names.name("experiment", id)
-            yield Fact(f"tags.{PROMPT_EXPERIMENTS_TAG}", text_of(name), flag)
+            field, name = f"tags.{PROMPT_EXPERIMENTS_TAG}", self.names.name("experiment", id)
+            if self.names.knows("experiment", id):
+                yield Fact(field, text_of(name))
+            else:
+                # Each apart: it is not to be taken for another one of the other side.
+                yield Fact(f"{field}[{id}]", text_of(name), OUTSIDE)
 
     def _reference(self, field_name: str, kind: str, id: str | None) -> Iterator[Fact]:
         if id and (name := self.names.name(kind, id)):

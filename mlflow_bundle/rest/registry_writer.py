@@ -29,6 +29,7 @@ from mlflow_bundle.references import (
     join_experiments,
     logged_model_id_of,
     model_version_of,
+    moved_experiments,
     rewrite_version_source,
     run_id_of,
 )
@@ -308,7 +309,13 @@ class RegistryWriter:
         return changed
 
     def _model_tags(self, model: RegisteredModel, report: Report | None = None) -> dict[str, str]:
-        return self._to.tags_of(model.kind, model.tags, report=report)
+        tags = self._to.tags_of(model.kind, model.tags, report=report)
+        if PROMPT_EXPERIMENTS_TAG in tags:
+            del tags[PROMPT_EXPERIMENTS_TAG]
+            moved = moved_experiments(model.tags[PROMPT_EXPERIMENTS_TAG], self._to.remap)
+            if moved:
+                tags[PROMPT_EXPERIMENTS_TAG] = moved
+        return tags
 
     def _compare_model(
         self, model: RegisteredModel, here: RegisteredModel, tags: dict[str, str]

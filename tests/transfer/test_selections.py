@@ -367,3 +367,37 @@ def test_a_bare_boolean_does_not_take_the_bundle_for_its_value(
         "--quiet",
     )
     assert done.report["done"]["model_version"] == 1
+
+
+def test_a_prompt_alone_belongs_to_no_experiment_of_the_destination(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    """Experiments have small numbers: those of the source are others at the destination."""
+    source, destination = empty_server(), empty_server()
+    build, there = Small(source.uri), Small(destination.uri)
+    ids = [build.experiment(name, name) for name in ("one", "two")]
+    marks = {"mlflow.prompt.is_prompt": "true"}
+    build.model("greeting", **marks, _mlflow_experiment_ids=f",{','.join(ids)},")
+    build.version("greeting", "dummy-source", tags={**marks, "mlflow.prompt.text": "Hello"})
+    for name in ("another", "a third", "a fourth"):
+        there.experiment(name, name)
+    bundle = tmp_path / "a.mlbundle"
+    export(source, bundle)
+
+    def experiments() -> set[str]:
+        model = there.get("registered-models/get", name="greeting")["registered_model"]
+        tags = {tag["key"]: tag["value"] for tag in model["tags"]}
+        ids = tags.get("_mlflow_experiment_ids", "").strip(",")
+        return {
+            there.get("experiments/get", experiment_id=id)["experiment"]["name"]
+            for id in ids.split(",")
+            if id
+        }
+
+    for words, expected in (
+        (("--models", "greeting"), set()),
+        (("--models", "greeting", "--experiments", "two"), {"two"}),
+        (("--models", "greeting", "--experiments", "one"), {"one", "two"}),
+    ):
+        import_(destination, bundle, *words, "--verify", name="import")
+        assert experiments() == expected
