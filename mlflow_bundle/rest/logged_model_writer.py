@@ -137,7 +137,7 @@ class LoggedModelWriter:
                 what=what,
             )
         if filling:
-            self._to.session.call("DELETE", f"{url}/tags/{provenance.STATE}", what=what)
+            self._to.session.remove(f"{url}/tags/{provenance.STATE}", what=what)
         changed = new_params or new_tags or metrics or status or written
         if filling or changed or is_deleted_by(model, here):
             report.did(LoggedModel.kind)

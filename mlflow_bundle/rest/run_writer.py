@@ -196,9 +196,10 @@ class RunWriter:
     def finish(self, run_id: str, *, filling: bool, delete: bool) -> None:
         """Mark a run as complete, and delete it when the bundle's is deleted."""
         if filling:
-            self._to.session.post(
+            self._to.session.remove(
                 f"{API}runs/delete-tag",
                 {"run_id": run_id, "key": provenance.STATE},
+                method="POST",
                 what=f"run {run_id}",
             )
         if delete:

@@ -350,6 +350,19 @@ class Session:
         """``POST`` and decode; see :meth:`call`."""
         return self.call("POST", endpoint, json_body=json_body, **options)
 
+    def remove(
+        self, endpoint: str, json_body: Any = None, *, method: str = "DELETE", what: str
+    ) -> None:
+        """Have something deleted; see :meth:`call`.
+
+        What is gone already is no error: an earlier attempt may have done it whose answer got lost.
+        """
+        try:
+            self.call(method, endpoint, json_body=json_body, what=what)
+        except ServerError as exc:
+            if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+
     def _decode(self, response: requests.Response, type: Any, what: str) -> Json:
         content = response.content
         try:

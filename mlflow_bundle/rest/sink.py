@@ -644,9 +644,10 @@ class RestSink(Sink):
 
     def _delete_experiment(self, experiment: Experiment, experiment_id: str) -> None:
         try:
-            self._to.session.post(
+            self._to.session.remove(
                 f"{API}experiments/delete",
                 {"experiment_id": experiment_id},
+                method="POST",
                 what=f"experiment {experiment_id}",
             )
         except ServerError as exc:

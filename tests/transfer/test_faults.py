@@ -11,7 +11,7 @@ from tests.conftest import LendServer
 from tests.servers import MlflowServer
 from tests.tables import compare_databases
 from tests.transfer.commands import command
-from tests.transfer.faults import Answer, Fault, Weather, faulty
+from tests.transfer.faults import DROPPED, Answer, Fault, Weather, faulty
 from tests.transfer.kills import members_of
 from tests.transfer.small import Small, build_small
 from tests.world_traces import SpanSpec, log_spans, start_trace
@@ -265,3 +265,27 @@ def test_what_is_deleted_at_the_source_is_deleted_when_all_of_it_has_arrived(
         assert ("experiment", build.experiments["gone"], "lifecycle_stage") in lost
         command(*words, destination.uri, "--verify")
         assert compare_databases(source.database, destination.database).differences == []
+
+
+def test_a_deletion_whose_answer_got_lost_is_no_loss(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    source, destination = empty_server(), empty_server()
+    build = Small(source.uri)
+    build.experiment("gone", "gone")
+    run_id = build.run("run", "gone")
+    build.logged_model("tree", "gone", name="tree", source_run_id=run_id, files={})
+    build.call("experiments/delete", experiment_id=build.experiments["gone"])
+    bundle = tmp_path / "a.mlbundle"
+    command("export-all", "-o", bundle, "--tracking-uri", source.uri)
+    left = {"/runs/delete-tag", "/tags/mlflow_bundle.state", "/experiments/delete"}
+
+    def lose_each_once(method: str, path: str, true: Answer) -> Answer:
+        met = {ending for ending in left if path.partition("?")[0].endswith(ending)}
+        left.difference_update(met)
+        return DROPPED if met else true
+
+    with faulty(destination.uri, lose_each_once) as uri:
+        command("import-all", bundle, "--tracking-uri", uri)
+    assert left == set()
+    assert compare_databases(source.database, destination.database).differences == []

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from mlflow_bundle import provenance
 from mlflow_bundle.contracts import Content
 from mlflow_bundle.entities import Experiment, PlainEntity
-from mlflow_bundle.errors import ServerError, UnsupportedEntityError
+from mlflow_bundle.errors import UnsupportedEntityError
 from mlflow_bundle.importing import NEW
 from mlflow_bundle.kinds.datasets import EvaluationDataset
 from mlflow_bundle.rest.destination import Destination
@@ -193,15 +193,9 @@ class DatasetWriter(Writer):
         self._delete_tag(id, provenance.STATE)
 
     def _delete_tag(self, id: str, key: str) -> None:
-        try:
-            self._to.session.call(
-                "DELETE",
-                f"{DATASETS}/{id}/tags/{quote(key, safe='')}",
-                what=f"tags of dataset {id}",
-            )
-        except ServerError as exc:
-            if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
+        self._to.session.remove(
+            f"{DATASETS}/{id}/tags/{quote(key, safe='')}", what=f"tags of dataset {id}"
+        )
 
 
 def _is_filling(here: RestDataset) -> bool:

@@ -220,9 +220,7 @@ class ScorerWriter(Writer):
             self._delete({**which, "version": number})
 
     def _delete(self, which: dict[str, Any]) -> None:
-        self._to.session.call(
-            "DELETE", f"{SCORERS}/delete", json_body=which, what=f"scorer {which['name']!r}"
-        )
+        self._to.session.remove(f"{SCORERS}/delete", which, what=f"scorer {which['name']!r}")
 
     # Online configurations
 
