@@ -11,6 +11,9 @@ from mlflow_bundle.rest.session import Session, since
 
 T = TypeVar("T")
 
+IN_DELETED = "its experiment is deleted at the destination; restore it there and import again"
+"""Why something is not made: servers take nothing into what is deleted."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Destination(Importing):

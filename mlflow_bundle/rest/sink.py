@@ -43,7 +43,7 @@ from mlflow_bundle.rest.database_only import (
 )
 from mlflow_bundle.rest.databricks import SET_BY_DATABRICKS, make_parent
 from mlflow_bundle.rest.deleted_models import DeletedModels
-from mlflow_bundle.rest.destination import Destination
+from mlflow_bundle.rest.destination import IN_DELETED, Destination
 from mlflow_bundle.rest.experiments import experiment_named, get_experiment, iter_experiments
 from mlflow_bundle.rest.logged_model_writer import LoggedModelWriter, is_deleted_by
 from mlflow_bundle.rest.marks import Marks
@@ -311,9 +311,7 @@ class RestSink(Sink):
         if here is not None:
             id, root = here.id, here.info.artifact_uri
         elif place.id in self._to.deleted_experiments:
-            raise SinkError(
-                f"run {run.id}: its experiment is deleted at the destination", status=409
-            )
+            raise SinkError(f"run {run.id}: {IN_DELETED}", status=409)
         elif dry:
             id, root = NEW, ""
         else:
@@ -335,10 +333,7 @@ class RestSink(Sink):
         if here is not None:
             id, root = here.id, here.artifact_location
         elif place.id in self._to.deleted_experiments:
-            raise SinkError(
-                f"logged model {model.id}: its experiment is deleted at the destination",
-                status=409,
-            )
+            raise SinkError(f"logged model {model.id}: {IN_DELETED}", status=409)
         elif (Run.kind, model.source_run_id) in self._to.failed:
             # Its source run cannot be set later.
             raise SinkError(

@@ -280,6 +280,29 @@ def test_an_experiment_deleted_at_the_destination_is_a_conflict_with_a_way_out(
     assert "another one" in names
 
 
+def test_what_a_part_left_out_of_a_deleted_experiment_comes_when_that_is_restored(
+    filled_small: FilledSmall, empty_server: LendServer, tmp_path: Path
+) -> None:
+    source, small = filled_small()
+    one = small.experiments["one"]
+    small.call("experiments/delete", experiment_id=one)
+    export(source, tmp_path / "f.mlbundle")
+    server = empty_server()
+    import_(server, tmp_path / "f.mlbundle", "--run-ids", small.runs["second"], name="import")
+    done = import_(server, tmp_path / "f.mlbundle", expect=3)
+    reasons = {loss["id"]: loss["reason"] for loss in done.report["lost"]}
+    assert small.runs["large"] in reasons
+    assert "restore it there and import again" in reasons[small.runs["large"]]
+    (here,) = (
+        row["experiment_id"]
+        for row in snapshot(server.uri, artifacts=False).data["experiments"].values()
+        if row["name"] == "one"
+    )
+    Small(server.uri).call("experiments/restore", experiment_id=here)
+    import_(server, tmp_path / "f.mlbundle")
+    assert differences(snapshot(source.uri), snapshot(server.uri)) == []
+
+
 def test_a_second_import_at_once_is_refused_unless_it_steals(
     small_bundle: Path, empty_server: LendServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

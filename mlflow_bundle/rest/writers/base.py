@@ -9,7 +9,7 @@ from mlflow_bundle.contracts import Content
 from mlflow_bundle.entities import PlainEntity
 from mlflow_bundle.errors import SinkError
 from mlflow_bundle.remap import Placed
-from mlflow_bundle.rest.destination import Destination
+from mlflow_bundle.rest.destination import IN_DELETED, Destination
 
 
 class Writer(ABC):
@@ -93,10 +93,9 @@ class Writer(ABC):
         """
         place = self._place(entity)
         if place.id in self._to.deleted_experiments:
-            unseen = ", where the server does not show whether it has come before"
+            unseen = " (until then the server does not show whether it has come before)"
             raise SinkError(
-                f"{entity.kind} {entity.id}: its experiment is deleted at the destination"
-                + unseen * self.hides_in_deleted,
+                f"{entity.kind} {entity.id}: {IN_DELETED}" + unseen * self.hides_in_deleted,
                 status=409,
             )
         return place
