@@ -20,6 +20,7 @@ from mlflow_bundle.kinds.traces import (
     Trace,
 )
 from mlflow_bundle.references import rewrite_assessment, rewrite_values
+from mlflow_bundle.report import Report
 from mlflow_bundle.rest.destination import Destination
 
 FINALIZED = "mlflow.trace.infoFinalized"
@@ -201,7 +202,15 @@ def _compare_assessments(bundle: Trace, there: Trace, found: Missing, to: Destin
             key: value for key, value in other.metadata.items() if key in assessment.metadata
         }
         differing = [name for name in mine_view if mine_view[name] != other_view[name]]
-        if differing and to.differs(
+        if not differing:
+            continue
+        # What it names had not come yet when it was written.
+        completed = rewrite_assessment(other, to.remap, Report())
+        completed_view = other_view | {
+            "name": completed.name,
+            "metadata": {key: completed.metadata[key] for key in other_view["metadata"]},
+        }
+        if completed_view == mine_view or to.differs(
             Trace.kind,
             bundle.id,
             f"assessments.{assessment.assessment_id}.{differing[0]}",

@@ -307,6 +307,28 @@ def test_assessments_of_a_run_that_the_import_deletes_stay(
     assert list(changed_rows(before, server.database)) == []
 
 
+def test_an_assessment_names_its_run_when_that_comes_later(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    source, server, bundle = empty_server(), empty_server(), tmp_path / "f.mlbundle"
+    build = small_world(source)
+    build.experiment("two", "two")
+    build.run("late", "two")
+    trace = start_trace(build, "t", "one")
+    by_run = {"metadata": {"mlflow.assessment.sourceRunId": build.runs["late"]}}
+    assess(build, trace, name="a", feedback={"value": 1}, **by_run)
+    export(source, bundle)
+    import_(server, bundle, "--experiments", "one", name="import-experiments")
+    done = import_(server, bundle)
+    assert done.conflicts == []
+    late = [tag["run_uuid"] for tag in rows(server, "tags", value=build.runs["late"])]
+    (row,) = rows(server, "assessments")
+    assert [json.loads(row["assessment_metadata"])["mlflow.assessment.sourceRunId"]] == late
+    before = row_dump(server.database)
+    import_(server, bundle)
+    assert list(changed_rows(before, server.database)) == []
+
+
 def test_odd_spans_arrive_byte_for_byte_and_one_that_cannot_be_read_loses_no_sibling(
     empty_server: LendServer, tmp_path: Path
 ) -> None:
