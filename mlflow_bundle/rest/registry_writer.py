@@ -272,6 +272,9 @@ class RegistryWriter:
         try:
             self._post("registered-models/create", body)
         except ServerError as exc:
+            exists = exc.error_code == "RESOURCE_ALREADY_EXISTS"
+            if exists and self._is_made(name, model.description, tags):
+                return  # by an attempt whose answer got lost
             if not _refuses_a_value(exc):
                 raise
         else:
@@ -287,6 +290,15 @@ class RegistryWriter:
                 if not _refuses_a_value(exc):
                     raise
                 self._to.report.lose(model.kind, model.name, exc.message, field="description")
+
+    def _is_made(self, name: str, description: str, tags: dict[str, str]) -> bool:
+        """Whether there is a model as it was to be made."""
+        answer = self._to.session.get(
+            f"{API}registered-models/get", params={"name": name}, what=f"model {name!r}"
+        )
+        here = answer["registered_model"]
+        tags_here = {tag["key"]: tag.get("value", "") for tag in here.get("tags", ())}
+        return (here.get("description", ""), tags_here) == (description, tags)
 
     def _describe(self, name: str, description: str) -> None:
         self._post(

@@ -267,6 +267,30 @@ def test_what_is_deleted_at_the_source_is_deleted_when_all_of_it_has_arrived(
         assert compare_databases(source.database, destination.database).differences == []
 
 
+def test_a_model_is_made_once_when_the_answer_got_lost(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    source, destination = empty_server(), empty_server()
+    build = Small(source.uri)
+    build.model("churn", "who leaves", team="b")
+    build.model("plain")
+    build.model("prompt", **{"mlflow.prompt.is_prompt": "true"})
+    bundle = tmp_path / "a.mlbundle"
+    command("export-all", "-o", bundle, "--tracking-uri", source.uri)
+    made = []
+
+    def lose_answers(method: str, path: str, true: Answer) -> Answer:
+        if path.endswith("/registered-models/create") and true.status == 200:
+            made.append(path)
+            return DROPPED
+        return true
+
+    with faulty(destination.uri, lose_answers) as uri:
+        command("import-all", bundle, "--tracking-uri", uri)
+    assert len(made) == 3
+    assert compare_databases(source.database, destination.database).differences == []
+
+
 def test_a_deletion_whose_answer_got_lost_is_no_loss(
     empty_server: LendServer, tmp_path: Path
 ) -> None:
