@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
-from tests.servers import MlflowServer, launch_server
+from tests.servers import WEBHOOK_KEY, MlflowServer, launch_server
 
 if TYPE_CHECKING:
     from tests.compare import Snapshot
@@ -39,6 +39,7 @@ os.environ |= {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # discard: nothing listens there
+    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": WEBHOOK_KEY,
 }
 
 
@@ -294,6 +295,12 @@ def prerequisite() -> Callable[[object, str], None]:
         pytest.skip(f"missing prerequisite: {name}")
 
     return demand
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest: one that ends last keeps the others waiting."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -39,6 +39,10 @@ STOP_TIMEOUT_S = 10.0
 ADMIN = ("admin", "a-password-of-ours")
 """User and password of the administrator of a server with `basic_auth`."""
 
+WEBHOOK_KEY = base64.urlsafe_b64encode(bytes(32)).decode()
+"""Without it each process makes a key of its own, when MLflow is imported, and cannot read what
+another stored."""
+
 _INITIALISE = """
 import sys
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -434,8 +438,7 @@ def _spawn(
         # Webhooks and icons of tests point to loopback addresses; nothing outside is reached.
         "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
         "MLFLOW_ICON_URL_ALLOW_PRIVATE_IPS": "true",
-        # Without it each worker makes a key of its own and cannot read what another stored.
-        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(bytes(32)).decode(),
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": WEBHOOK_KEY,
     }
     environment["PATH"] = f"{Path(python).parent}{os.pathsep}{os.environ['PATH']}"
     # MLflow 2.0 starts the gunicorn that it finds there.

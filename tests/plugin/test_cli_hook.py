@@ -18,6 +18,8 @@ import pytest
 
 from mlflow_bundle.plugin import cli_hook
 
+pytestmark = pytest.mark.slow
+
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

@@ -25,6 +25,8 @@ from tests.sql.databases import change, execute, rows
 from tests.sql.imports import Place, exported, imported
 from tests.transfer.commands import command
 
+pytestmark = pytest.mark.slow
+
 HOOK = [WebhookEvent(WebhookEntity.REGISTERED_MODEL, WebhookAction.CREATED)]
 URL = "https://93.184.216.34/hook"
 

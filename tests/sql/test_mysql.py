@@ -18,7 +18,7 @@ from tests.servers import prepare_directory
 from tests.sql.databases import change, execute, is_reachable, new_database, rows
 from tests.transfer.commands import Done, command
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 GENERAL = "CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci"
 LATIN = "CHARACTER SET latin1"

@@ -24,7 +24,7 @@ from tests.table_exemptions import ARCHIVED, CHANGED, EXEMPT, MADE, NOT_CARRIED,
 from tests.tables import USER_TABLES, Comparison, changed_rows, compare_databases
 from tests.transfer.commands import command
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 KEPT = (MADE, CHANGED, "MLflow sets it anew", "of the name and the time of the last change")
 """Reasons that are none where the database itself is written."""

@@ -31,6 +31,8 @@ from tests.bundles.memory import MemorySource
 from tests.sql.databases import execute, is_reachable, new_database, rows
 from tests.sql.imports import Place
 
+pytestmark = pytest.mark.slow
+
 Demand = Callable[[object, str], None]
 
 RUN_ID = "0123456789abcdef0123456789abcdef"

@@ -15,7 +15,7 @@ from tests.transfer.commands import command, export, import_
 from tests.transfer.small import Small
 from tests.world import HOUR, T0
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 FilledSmall = Callable[[], tuple[MlflowServer, Small]]
 

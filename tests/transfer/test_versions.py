@@ -20,7 +20,7 @@ from tests.transfer.small import Small
 from tests.world import ml_model_file
 from tests.world_traces import SpanSpec, log_spans, start_trace
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 
 def numbers(server: MlflowServer, name: str) -> list[int]:
