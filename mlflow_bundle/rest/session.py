@@ -33,7 +33,7 @@ from mlflow.utils.databricks_utils import get_databricks_host_creds
 from mlflow.utils.rest_utils import http_request
 from mlflow.utils.uri import is_databricks_uri
 
-from mlflow_bundle.artifacts import store_failure
+from mlflow_bundle.artifacts import MAKE_ROOM, is_full, store_failure
 from mlflow_bundle.credentials import mask_uri, mask_uris_in
 from mlflow_bundle.decoding import prepared
 from mlflow_bundle.errors import ServerError
@@ -430,6 +430,8 @@ class Session:
 
     def store_failed(self, uri: str, exc: Exception) -> ServerError:
         """The error for an artifact store that refused or could not be reached."""
+        if is_full(exc):
+            return self._error(store_failure(uri, exc), hint=MAKE_ROOM)
         return self._error(store_failure(uri, exc), status=HTTPStatus.BAD_GATEWAY, retryable=True)
 
     def iter_pages(

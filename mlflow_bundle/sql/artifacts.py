@@ -17,8 +17,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mlflow_bundle.artifacts import (
+    MAKE_ROOM,
     LocalTree,
     RepositoryTree,
+    is_full,
     is_inside,
     put_in_directory,
     put_in_repository,
@@ -175,6 +177,8 @@ class ArtifactStore:
             return self._error(
                 str(exc), hint="give the same command again when it is back: it goes on"
             )
+        if is_full(exc):
+            return self._error(store_failure(uri, exc), hint=MAKE_ROOM)
         return self._error(store_failure(uri, exc), status=HTTPStatus.BAD_GATEWAY, retryable=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import signal
 import sqlite3
@@ -288,3 +289,21 @@ def test_a_link_to_nothing_is_no_file(full_bundle: Path, tmp_path: Path) -> None
     assert not victim.is_symlink()
     assert not (tmp_path / "nowhere").exists()
     assert _files(to.artifacts) == whole
+
+
+def test_a_full_disk_ends_an_import_which_goes_on_when_there_is_room(
+    full_bundle: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    to = place(tmp_path / "full")
+    full = to.artifacts / next(path for path in expected if path.endswith("/MLmodel"))
+    # It gets its name when it is whole; until then, all that is written to it meets a full disk.
+    digest = hashlib.sha256(os.fsencode(full.name)).hexdigest()[:16]
+    full.parent.mkdir(parents=True)
+    full.with_name(f".mlflow-bundle-{digest}.partial").symlink_to("/dev/full")
+    words = ["import-all", full_bundle, "--tracking-uri", to.uri]
+    words += ["--artifacts-destination", to.artifacts, "--quiet"]
+    done = command(*words, expect=1)
+    assert f"{full}: OSError: [Errno 28] No space left on device" in done.stderr
+    assert "make room and give the same command again" in done.stderr
+    command(*words, expect=3)  # secrets of the gateway are in no bundle
+    assert _files(to.artifacts) == expected
