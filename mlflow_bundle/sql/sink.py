@@ -35,6 +35,7 @@ from mlflow_bundle.sql.file_process import FileProcess
 from mlflow_bundle.sql.preparing import writable
 from mlflow_bundle.sql.rollups import RollupQueue
 from mlflow_bundle.sql.target import Target
+from mlflow_bundle.sql.versions import is_unknown
 from mlflow_bundle.sql.writers import RESERVED, make_writers
 from mlflow_bundle.sql.writers.experiments import ExperimentWriter
 from mlflow_bundle.users import map_users
@@ -153,7 +154,13 @@ class SqlSink(Sink):
         return self._to
 
     def begin(self, source: SourceInfo, selection: Selection) -> None:
-        with self._to.database.errors():
+        database = self._to.database
+        if is_unknown(database):
+            self._to.report.note(
+                f"{database.shown_uri} has a schema (revision {database.revision}) that is newer "
+                "than this mlflow-bundle knows: tables and columns that came with it stay empty"
+            )
+        with database.errors():
             for name in _LARGE_TABLES:
                 one = sqlalchemy.select(sqlalchemy.literal(1)).select_from(self._to.table(name))
                 if self._to.connection.execute(one.limit(1)).first() is None:

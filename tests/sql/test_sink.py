@@ -12,6 +12,7 @@ from mlflow_bundle.errors import SinkError, SourceError
 from mlflow_bundle.importing import ImportOptions
 from mlflow_bundle.report import Report
 from mlflow_bundle.selection import Selection
+from mlflow_bundle.sql import versions
 from mlflow_bundle.sql.artifacts import ArtifactStore
 from mlflow_bundle.sql.database import Database
 from mlflow_bundle.sql.sink import SqlSink
@@ -226,3 +227,14 @@ def test_a_database_arrives_in_another_row_for_row(
     shown("from database to database", comparison)
     assert comparison.differences == []
     assert broken_references(target.file) == []
+
+
+def test_an_import_says_that_the_installed_mlflow_is_newer_than_what_is_known(
+    full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest, before = list(versions.FIRST_VERSION)[:-3:-1]
+    monkeypatch.delitem(versions.FIRST_VERSION, newest)
+    monkeypatch.setattr(versions, "_LAST_REVISION", before)
+    report = import_into(place(tmp_path / "to"), full_bundle)
+    (note,) = [note for note in report.notes if "newer than this mlflow-bundle knows" in note]
+    assert f"(revision {newest})" in note
