@@ -629,6 +629,7 @@ class RestSink(Sink):
         except ServerError as exc:
             if exc.status is None:
                 raise
+            self._may_come(job.run, exc)
             self._to.report.lose(
                 Run.kind,
                 job.run.id,

@@ -252,7 +252,7 @@ def test_what_is_deleted_at_the_source_is_deleted_when_all_of_it_has_arrived(
     bundle = tmp_path / "a.mlbundle"
     command("export-all", "-o", bundle, "--tracking-uri", source.uri)
 
-    for endings in (("/notes.txt", "/v1/traces"), ("/runs/create",)):
+    for endings in (("/notes.txt", "/v1/traces"), ("/runs/create",), ("/runs/delete-tag",)):
         destination.reset()
 
         def forbid(method: str, path: str, endings: tuple[str, ...] = endings) -> Answer | None:
