@@ -90,7 +90,15 @@ class LoggedModelWriter:
                 report.conflict(
                     LoggedModel.kind, model.id, "lifecycle_stage", "deleted at the destination"
                 )
-            if not dry:
+            written = 0
+            if model.lifecycle_stage == "deleted" and placed.sink_root:
+                # The server takes nothing else into it, but stores know of no deletion.
+                artifacts = self._artifacts(model, placed)
+                files = artifacts.missing(content.artifacts, fresh=False, filling=False)
+                written = 0 if dry else artifacts.write(content.artifacts, files)
+            if written:
+                report.did(LoggedModel.kind)
+            elif not dry:
                 report.found(LoggedModel.kind)
             return
         filling = here is None or here.tags.get(provenance.STATE) == provenance.IMPORTING
@@ -104,14 +112,7 @@ class LoggedModelWriter:
         new_params = {k: v for k, v in model.params.items() if k not in here_params}
         metrics = self._missing_metrics(model, here)
         status = self._new_status(model, here)
-        artifacts = ArtifactWriter(
-            self._to,
-            kind=LoggedModel.kind,
-            source_id=model.id,
-            root=placed.sink_root,
-            owner=ArtifactOwner("logged_model", placed.id),
-            parent=model.experiment_id,
-        )
+        artifacts = self._artifacts(model, placed)
         files = artifacts.missing(content.artifacts, fresh=here is None, filling=filling)
         if dry:
             return
@@ -143,6 +144,16 @@ class LoggedModelWriter:
             report.did(LoggedModel.kind)
         else:
             report.found(LoggedModel.kind)
+
+    def _artifacts(self, model: LoggedModel, placed: Placed) -> ArtifactWriter:
+        return ArtifactWriter(
+            self._to,
+            kind=LoggedModel.kind,
+            source_id=model.id,
+            root=placed.sink_root,
+            owner=ArtifactOwner("logged_model", placed.id),
+            parent=model.experiment_id,
+        )
 
     def _new_status(self, model: LoggedModel, here: LoggedModel | None) -> str:
         if model.status not in _SETTABLE_STATUS or (here and here.status == model.status):

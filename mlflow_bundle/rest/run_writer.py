@@ -139,7 +139,15 @@ class RunWriter:
                     "and import again",
                     parent=run.info.experiment_id,
                 )
-            if not dry:
+            written = 0
+            if run.info.lifecycle_stage == "deleted":
+                # The server takes nothing else into it, but stores know of no deletion.
+                artifacts = self._artifacts(run, placed)
+                files = artifacts.missing(content.artifacts, fresh=False, filling=filling)
+                written = 0 if dry else artifacts.write(content.artifacts, files)
+            if written:
+                report.did(Run.kind)
+            elif not dry:
                 report.found(Run.kind)
             return
         tags = self._tags(run, content)
@@ -158,14 +166,7 @@ class RunWriter:
             datasets = []
         model_ids, outputs = self._model_links(run, here, placed)
         update = self._update(run, here, filling)
-        artifacts = ArtifactWriter(
-            self._to,
-            kind=Run.kind,
-            source_id=run.id,
-            root=placed.sink_root,
-            owner=ArtifactOwner("run", placed.id),
-            parent=run.info.experiment_id,
-        )
+        artifacts = self._artifacts(run, placed)
         files = artifacts.missing(content.artifacts, fresh=here is None, filling=filling)
         histories = self._new_points(content, placed, here)
         if dry:
@@ -204,6 +205,16 @@ class RunWriter:
             )
         if delete:
             self._to.session.post(f"{API}runs/delete", {"run_id": run_id}, what=f"run {run_id}")
+
+    def _artifacts(self, run: Run, placed: Placed) -> ArtifactWriter:
+        return ArtifactWriter(
+            self._to,
+            kind=Run.kind,
+            source_id=run.id,
+            root=placed.sink_root,
+            owner=ArtifactOwner("run", placed.id),
+            parent=run.info.experiment_id,
+        )
 
     def _tags(self, run: Run, content: Content) -> dict[str, str]:
         tags = self._to.tags_of(Run.kind, run.tags)

@@ -266,6 +266,13 @@ def test_what_is_deleted_at_the_source_is_deleted_when_all_of_it_has_arrived(
         command(*words, destination.uri, "--verify")
         assert compare_databases(source.database, destination.database).differences == []
 
+    # Files may come later than all else: stores know of no deletion.
+    destination.reset()
+    command(*words, destination.uri, "--artifacts", "skip")
+    later = command(*words, destination.uri, "--verify").report
+    assert later["done"] == {"artifact": 6, "run": 2, "logged_model": 2}
+    assert command(*words, destination.uri).report["done"] == {}
+
 
 def test_a_model_is_made_once_when_the_answer_got_lost(
     empty_server: LendServer, tmp_path: Path
