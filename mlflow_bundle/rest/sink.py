@@ -337,7 +337,9 @@ class RestSink(Sink):
         elif (Run.kind, model.source_run_id) in self._to.failed:
             # Its source run cannot be set later.
             raise SinkError(
-                f"logged model {model.id}: its run could not be made; import again", status=409
+                f"logged model {model.id}: its run could not be made; import again",
+                retryable=(Run.kind, model.source_run_id) in self._to.unfinished,
+                status=409,
             )
         elif dry:
             id, root = NEW, ""
@@ -352,7 +354,9 @@ class RestSink(Sink):
         place = self._to.remap.find(Experiment.kind, experiment_id)
         if place is None:
             raise SinkError(
-                f"{kind} {id}: its experiment {experiment_id} could not be made", status=409
+                f"{kind} {id}: its experiment {experiment_id} could not be made",
+                retryable=(Experiment.kind, experiment_id) in self._to.unfinished,
+                status=409,
             )
         return place
 

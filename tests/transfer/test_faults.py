@@ -274,6 +274,36 @@ def test_what_is_deleted_at_the_source_is_deleted_when_all_of_it_has_arrived(
     assert command(*words, destination.uri).report["done"] == {}
 
 
+def test_a_deletion_waits_for_what_was_lost_with_another_experiment(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    source, destination = empty_server(), empty_server()
+    build = Small(source.uri)
+    for name, other in (("one", "two"), ("two", "one")):
+        build.experiment(name, name)
+        build.logged_model(other, name, name="tree", files={})
+    for name in ("one", "two"):
+        run_id = build.run(name, name)
+        model = {"model_id": build.logged_models[name]}  # that of the other experiment
+        build.call("runs/log-inputs", run_id=run_id, models=[model])
+        build.call("runs/delete", run_id=run_id)
+    bundle = tmp_path / "a.mlbundle"
+    command("export-all", "-o", bundle, "--tracking-uri", source.uri)
+    left = [1]
+
+    def refuse_one(method: str, path: str) -> Answer | None:
+        if left and path.endswith("/experiments/create"):
+            left.pop()
+            return Answer(403, "application/json", b"{}")
+        return None
+
+    words = ["import-all", bundle, "--tracking-uri"]
+    with faulty(destination.uri, instead=refuse_one) as uri:
+        command(*words, uri, expect=3)
+    command(*words, destination.uri, "--verify")
+    assert compare_databases(source.database, destination.database).differences == []
+
+
 def test_a_model_is_made_once_when_the_answer_got_lost(
     empty_server: LendServer, tmp_path: Path
 ) -> None:
