@@ -141,6 +141,8 @@ class RunWriter:
                 )
             written = 0
             if run.info.lifecycle_stage == "deleted":
+                if not filling:
+                    self._lose_points(content, placed, here)
                 # The server takes nothing else into it, but stores know of no deletion.
                 artifacts = self._artifacts(run, placed)
                 files = artifacts.missing(content.artifacts, fresh=False, filling=filling)
@@ -384,6 +386,20 @@ class RunWriter:
                     timestamps=[history.timestamps[i] for i in new],
                     steps=[history.steps[i] for i in new],
                 )
+
+    def _lose_points(self, content: Content, placed: Placed, here: Run) -> None:
+        """List the histories that cannot be completed, as their run is deleted already."""
+        run = content.entity
+        assert isinstance(run, Run)
+        for key in dict.fromkeys(new.key for new in self._new_points(content, placed, here)):
+            self._to.report.lose(
+                Run.kind,
+                run.id,
+                "deleted at the destination, where points of it are missing; restore it there and "
+                "import again",
+                field=f'metrics["{key}"]',
+                parent=run.info.experiment_id,
+            )
 
     def _points(self, run_id: str, key: str) -> Counter[Point]:
         """Points that the server has; equal ones are one row there."""

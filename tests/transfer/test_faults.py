@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
 
 from tests.compare import Snapshot, differences, snapshot
 from tests.conftest import LendServer
@@ -272,6 +274,37 @@ def test_what_is_deleted_at_the_source_is_deleted_when_all_of_it_has_arrived(
     later = command(*words, destination.uri, "--verify").report
     assert later["done"] == {"artifact": 6, "run": 2, "logged_model": 2}
     assert command(*words, destination.uri).report["done"] == {}
+
+
+def test_points_that_come_later_than_a_deletion_are_losses(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    source, destination = empty_server(), empty_server()
+    build = Small(source.uri)
+    build.experiment("one", "one")
+    run_id = build.run("run", "one", metrics={"m": [(1, 0, 0)]})
+    build.call("runs/delete", run_id=run_id)
+    old, new = tmp_path / "old.mlbundle", tmp_path / "new.mlbundle"
+
+    def forbid(method: str, path: str) -> Answer | None:
+        is_met = "/metrics/get-history" in path
+        return Answer(403, "application/json", b"{}") if is_met else None
+
+    with faulty(source.uri, instead=forbid) as uri:
+        command("export-all", "-o", old, "--tracking-uri", uri, expect=3)
+    command("export-all", "-o", new, "--tracking-uri", source.uri)
+    words = ["--json", "--tracking-uri", destination.uri]
+    command("import-all", old, *words)
+    lost = command("import-all", new, *words, expect=3).losses
+    assert lost == [("run", run_id, 'metrics["m"]')]
+
+    here = MlflowClient(destination.uri)
+    experiment = here.get_experiment_by_name("one")
+    assert experiment is not None
+    (run,) = here.search_runs([experiment.experiment_id], run_view_type=ViewType.DELETED_ONLY)
+    here.restore_run(run.info.run_id)
+    command("import-all", new, *words, "--verify")
+    assert command("import-all", new, *words).report["done"] == {}
 
 
 def test_a_deletion_waits_for_what_was_lost_with_another_experiment(
