@@ -247,6 +247,15 @@ class Session:
             return exc
         if response.status_code == HTTPStatus.BAD_REQUEST and _NO_CONNECTION in response.content:
             response.status_code = HTTPStatus.TOO_MANY_REQUESTS  # what MLflow means
+        if response.request.method != method:
+            # As browsers do it, 301 and 302 turn what was to be posted into a GET.
+            response.close()
+            target = mask_uri(response.url.partition("?")[0].removesuffix(endpoint))
+            raise self._error(
+                f"{self.shown_uri} redirects to {target}, which loses what was sent",
+                status=response.history[0].status_code,
+                hint="give the address that it redirects to as the tracking URI",
+            )
         return response
 
     def _backoff_s(self, failures: int) -> float:

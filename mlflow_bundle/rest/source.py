@@ -130,6 +130,8 @@ class RestSource(Source):
         self._notebooks = Notebooks(self._session, notebook_formats)
         self._lock = threading.Lock()
         self._linked_models: dict[str, str] = {}
+        self._unknown: list[str] = []
+        """Kinds that a server which does not tell its version does not know."""
         self._experiments: dict[str, Experiment] = {}
         self._refused: dict[tuple[str, str], ServerError] = {}
         """Runs and logged models, by kind and id, that the server did not give and that exist."""
@@ -242,7 +244,12 @@ class RestSource(Source):
 
         self._search_groups(search, groups, Run.kind)
         if not selection.has_window:
-            self._search_groups(self._search_logged_models, groups, LoggedModel.kind)
+            try:
+                self._search_groups(self._search_logged_models, groups, LoggedModel.kind)
+            except ServerError as exc:
+                if not self._session.is_absent(exc):
+                    raise
+                self._lose_kind(LoggedModel.kind, (3, 0), exc)
         self._add_logged_models_of_runs()
 
     def _search_groups(
@@ -389,13 +396,9 @@ class RestSource(Source):
             type=records.RestLoggedModels,
             what="logged models",
         )
-        try:
-            for page in pages:
-                models = [model.record() for model in page.models]
-                self._spool.add(_row(model, model.experiment_id) for model in models)
-        except ServerError as exc:
-            if not self._session.is_absent(exc):
-                raise
+        for page in pages:
+            models = [model.record() for model in page.models]
+            self._spool.add(_row(model, model.experiment_id) for model in models)
 
     def _add_single_logged_models(self, model_ids: Iterable[str]) -> None:
         missing = [
@@ -485,11 +488,31 @@ class RestSource(Source):
             except ServerError as exc:
                 if exc.status is None:
                     raise
-                # A kind that the server does not know cannot be lost.
-                if not self._session.is_absent(exc):
-                    self._report.lose(reader.kind.name, "all", exc.message)
+                self._lose_kind(reader.kind.name, reader.first, exc)
+        if self._unknown:
+            self._report.note(
+                "the server does not tell its version, and does not answer for what came with "
+                f"later ones: whether there are any is not known ({', '.join(self._unknown)})"
+            )
         if not selection.has_window:
             self._add_deleted_models(named, {e.experiment_id for e in experiments})
+
+    def _lose_kind(self, kind: str, first: tuple[int, int], error: ServerError) -> None:
+        """List that the server refused a kind, which came with MLflow ``first``.
+
+        One that it does not know cannot be lost, but a proxy may answer in its place.
+        """
+        if not self._session.is_absent(error):
+            self._report.lose(kind, "all", error.message)
+        elif self._version and since(self._version, *first):
+            self._report.lose(
+                kind,
+                "all",
+                f"{error.message} (MLflow {self.info.mlflow_version} knows this: "
+                "what stands before the server does not let it through)",
+            )
+        elif not self._version and not self._session.is_databricks:
+            self._unknown.append(kind)
 
     def _plain_row(self, entity: PlainEntity, named: set[str]) -> Selected:
         """The row of an entity; a logged model it names that no listing gave joins ``named``."""

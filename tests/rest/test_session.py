@@ -232,6 +232,19 @@ def test_a_server_without_tls_is_told_as_such() -> None:
             session.get("/x")
 
 
+@pytest.mark.parametrize("status", [301, 302])
+def test_a_redirection_that_loses_what_is_sent_is_told_as_such(status: int) -> None:
+    def move(path: str, before: int) -> Answer:
+        moved = {"Location": path.replace("/old", "/new")}
+        return FINE if "/new" in path else Answer(status, "", b"", moved)
+
+    with scripted(move) as (session, _, _):
+        assert session.get("/old/a") == {}
+        with pytest.raises(SourceError, match=r"redirects to http://127.0.0.1:\d+/new/a") as raised:
+            session.post("/old/a", {})
+    assert "tracking URI" in raised.value.hint
+
+
 def test_nobody_waits_when_the_program_is_being_stopped() -> None:
     patience = Patience(300, wait=lambda seconds: True)
     assert not patience.outlast("server", "gone", lambda: False)

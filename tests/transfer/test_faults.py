@@ -54,6 +54,28 @@ def test_a_login_page_instead_of_an_artifact_is_a_loss(
     assert all("listing says" in loss["reason"] for loss in lost)
 
 
+def test_what_a_proxy_does_not_let_through_is_not_taken_for_what_an_old_server_lacks(
+    small_server: MlflowServer, small: Small, tmp_path: Path
+) -> None:
+    closed = ["/api/3.0/", "/logged-models/search"]
+
+    def refuse(method: str, path: str) -> Answer | None:
+        if any(part in path for part in closed):
+            return Answer(404, "text/html", b"<h1>404 Not Found</h1>")
+        return None
+
+    with faulty(small_server.uri, instead=refuse) as uri:
+        words = ("export-all", "--tracking-uri", uri, "--json")
+        known = command(*words, "-o", tmp_path / "a.mlbundle", expect=3)
+        closed[1:] = ["/version"]
+        unknown = command(*words, "-o", tmp_path / "b.mlbundle")
+    lost = {loss["kind"]: loss["reason"] for loss in known.report["lost"] if loss["id"] == "all"}
+    assert {"trace", "dataset", "scorer", "logged_model"} <= set(lost)
+    assert all("does not let it through" in reason for reason in lost.values())
+    (note,) = (note for note in unknown.report["notes"] if "its version" in note)
+    assert all(kind in note for kind in lost if kind != "logged_model")
+
+
 @pytest.mark.parametrize(
     ("ending", "bent"),
     [

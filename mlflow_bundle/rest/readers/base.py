@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -109,6 +109,8 @@ class Reader(ABC):
     """
 
     kind: Kind
+    first: ClassVar[tuple[int, int]]
+    """The version of MLflow with which the kind came."""
     batch_size = 1
     """Entities whose content is fetched together."""
 

@@ -104,6 +104,7 @@ class DatasetReader(Reader):
     """Reads evaluation datasets."""
 
     kind = DATASET
+    first = (3, 4)
     batch_size = 8
 
     def select(self, chosen: Chosen) -> Iterator[PlainEntity]:

@@ -312,9 +312,10 @@ class SecretReader(Reader):
     """Reads secrets without their values."""
 
     kind = GATEWAY_SECRET
+    first = SINCE
 
     def select(self, chosen: Chosen) -> Iterator[PlainEntity]:
-        if chosen.whole_server and self._from.since(*SINCE):
+        if chosen.whole_server and self._from.since(*self.first):
             for secret in list_secrets(self._from.session):
                 yield secret.record()
 
@@ -323,9 +324,10 @@ class ModelDefinitionReader(Reader):
     """Reads model definitions."""
 
     kind = GATEWAY_MODEL_DEFINITION
+    first = SINCE
 
     def select(self, chosen: Chosen) -> Iterator[PlainEntity]:
-        if chosen.whole_server and self._from.since(*SINCE):
+        if chosen.whole_server and self._from.since(*self.first):
             yield from list_model_definitions(self._from.session)
 
 
@@ -333,9 +335,10 @@ class EndpointReader(Reader):
     """Reads endpoints; one without any model is not shown."""
 
     kind = GATEWAY_ENDPOINT
+    first = SINCE
 
     def select(self, chosen: Chosen) -> Iterator[PlainEntity]:
-        if chosen.whole_server and self._from.since(*SINCE):
+        if chosen.whole_server and self._from.since(*self.first):
             yield from list_endpoints(self._from.session)
 
 
@@ -343,9 +346,10 @@ class GuardrailReader(Reader):
     """Reads guardrails with the endpoints that they guard."""
 
     kind = GATEWAY_GUARDRAIL
+    first = SINCE_GUARDRAILS
 
     def select(self, chosen: Chosen) -> Iterator[PlainEntity]:
-        if chosen.whole_server and self._from.since(*SINCE_GUARDRAILS):
+        if chosen.whole_server and self._from.since(*self.first):
             yield from list_guardrails(self._from.session)
 
 
@@ -353,9 +357,10 @@ class BudgetReader(Reader):
     """Reads budget policies; what was spent lies in the server's memory."""
 
     kind = GATEWAY_BUDGET
+    first = SINCE_BUDGETS
 
     def select(self, chosen: Chosen) -> Iterator[PlainEntity]:
-        if chosen.whole_server and self._from.since(*SINCE_BUDGETS):
+        if chosen.whole_server and self._from.since(*self.first):
             yield from list_budgets(self._from.session)
 
 

@@ -57,6 +57,7 @@ class IssueReader(Reader):
     """Reads issues."""
 
     kind = ISSUE
+    first = (3, 11)
 
     def select(self, chosen: Chosen) -> Iterator[PlainEntity]:
         for experiment in chosen.experiments:

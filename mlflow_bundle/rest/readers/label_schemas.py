@@ -87,6 +87,7 @@ class LabelSchemaReader(Reader):
     """Reads label schemas; the server shows none of deleted experiments."""
 
     kind = LABEL_SCHEMA
+    first = (3, 14)
 
     def select(self, chosen: Chosen) -> Iterator[PlainEntity]:
         experiments = self._visible(chosen)

@@ -123,10 +123,11 @@ class McpServerReader(Reader):
     """Reads MCP servers."""
 
     kind = MCP_SERVER
+    first = (3, 15)
 
     def select(self, chosen: Chosen) -> Iterator[PlainEntity]:
         self._latest: dict[str, str | None] = {}
-        if not (chosen.whole_server and self._from.since(3, 15)):
+        if not (chosen.whole_server and self._from.since(*self.first)):
             return
         for server in iter_servers(self._from.session):
             self._latest[server.name] = server.latest_version

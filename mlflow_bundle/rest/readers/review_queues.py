@@ -89,6 +89,7 @@ class ReviewQueueReader(Reader):
     """Reads review queues; the server shows none of deleted experiments."""
 
     kind = REVIEW_QUEUE
+    first = (3, 14)
     batch_size = 16
 
     def select(self, chosen: Chosen) -> Iterator[PlainEntity]:

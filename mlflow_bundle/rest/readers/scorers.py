@@ -71,6 +71,7 @@ class ScorerReader(Reader):
     """Reads scorers; the server shows none of deleted experiments."""
 
     kind = SCORER
+    first = (3, 4)
 
     def select(self, chosen: Chosen) -> Iterator[PlainEntity]:
         experiments = self._visible(chosen)

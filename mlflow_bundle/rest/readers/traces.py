@@ -49,6 +49,7 @@ class TraceReader(Reader):
     """Reads traces."""
 
     kind = TRACE
+    first = (2, 14)
     batch_size = 50
 
     def __init__(self, reading: Reading) -> None:
@@ -58,7 +59,7 @@ class TraceReader(Reader):
         """Attachments that spans name, by trace, until their tree was asked for."""
 
     def select(self, chosen: Chosen) -> Iterator[PlainEntity]:
-        if not self._from.since(2, 14):
+        if not self._from.since(*self.first):
             return
         holders: set[str] = set()
         prompts: set[str] = set(chosen.prompt_versions)

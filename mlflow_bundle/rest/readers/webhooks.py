@@ -52,9 +52,10 @@ class WebhookReader(Reader):
     """Reads webhooks."""
 
     kind = WEBHOOK
+    first = (3, 3)
 
     def select(self, chosen: Chosen) -> Iterator[PlainEntity]:
-        if chosen.whole_server and self._from.since(3, 3):
+        if chosen.whole_server and self._from.since(*self.first):
             yield from iter_webhooks(self._from.session)
 
 
