@@ -346,7 +346,8 @@ class RelayedArtifacts(HttpArtifacts):
             try:
                 self._session.refuse(response, path)
             except ServerError as exc:
-                if not self._session.is_missing(exc):
+                # Who does not answer in MLflow's words cannot tell that there is none.
+                if not self._session.is_missing(exc) or self._session.is_absent(exc):
                     raise
 
     def _list_directory(self, directory: str) -> Iterator[Entry]:

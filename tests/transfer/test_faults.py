@@ -16,7 +16,7 @@ from tests.transfer.commands import command
 from tests.transfer.faults import DROPPED, Answer, Fault, Weather, faulty
 from tests.transfer.kills import members_of
 from tests.transfer.small import Small, build_small
-from tests.world_traces import SpanSpec, log_spans, start_trace
+from tests.world_traces import SpanSpec, log_spans, start_trace, trace_location
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
@@ -74,6 +74,25 @@ def test_what_a_proxy_does_not_let_through_is_not_taken_for_what_an_old_server_l
     assert all("does not let it through" in reason for reason in lost.values())
     (note,) = (note for note in unknown.report["notes"] if "its version" in note)
     assert all(kind in note for kind in lost if kind != "logged_model")
+
+
+def test_files_of_a_trace_that_a_proxy_does_not_let_through_are_lost(
+    empty_server: LendServer, tmp_path: Path
+) -> None:
+    source = empty_server(artifacts="local")
+    build = Small(source.uri)
+    build.experiment("e", "e")
+    in_files = {"mlflow.trace.spansLocation": "ARTIFACT_REPO"}
+    trace = start_trace(build, "t", "e", tags=in_files)
+    build.put_files(trace_location(build, trace), {"traces.json": b'{"spans": []}'})
+
+    def refuse(method: str, path: str) -> Answer | None:
+        return Answer(404, "text/html", b"<h1>404</h1>") if path.startswith("/ajax-api/") else None
+
+    with faulty(source.uri, instead=refuse) as uri:
+        words = ("--tracking-uri", uri, "-o", tmp_path / "a.mlbundle", "--json")
+        done = command("export-all", *words, expect=3)
+    assert trace in {id.partition("/")[0] for _, id, _ in done.losses}
 
 
 @pytest.mark.parametrize(
