@@ -28,6 +28,15 @@ OnConflict = Literal["skip", "update", "fail"]
 NEW = "(new)"
 """Stands for the id of what a dry run would create."""
 
+_MAY_BE_PERMITTED = frozenset(
+    {
+        HTTPStatus.UNAUTHORIZED,
+        HTTPStatus.FORBIDDEN,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,  # a proxy's limit; MLflow has none
+    }
+)
+"""Refusals that say nothing about the object: whoever runs the server can lift them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportOptions:
@@ -110,7 +119,7 @@ class Importing:
             id: Its id at the source.
             experiment_id: Id at the source of the experiment that it lies in.
         """
-        if error.retryable or error.status == HTTPStatus.FORBIDDEN:
+        if error.retryable or error.status in _MAY_BE_PERMITTED:
             self.unfinished.add((kind, id))
             if experiment_id:
                 self.unfinished.add((Experiment.kind, experiment_id))

@@ -295,12 +295,22 @@ def test_what_is_deleted_at_the_source_is_deleted_when_all_of_it_has_arrived(
     bundle = tmp_path / "a.mlbundle"
     command("export-all", "-o", bundle, "--tracking-uri", source.uri)
 
-    for endings in (("/notes.txt", "/v1/traces"), ("/runs/create",), ("/runs/delete-tag",)):
+    content = ("/notes.txt", "/v1/traces")
+    for status, *endings in (
+        (403, *content),
+        (413, *content),
+        (401, *content),
+        (403, "/runs/create"),
+        (403, "/runs/delete-tag"),
+    ):
         destination.reset()
+        answer = Answer(status, "application/json", b"{}")
 
-        def forbid(method: str, path: str, endings: tuple[str, ...] = endings) -> Answer | None:
-            is_met = method != "GET" and path.partition("?")[0].endswith(endings)
-            return Answer(403, "application/json", b"{}") if is_met else None
+        def forbid(
+            method: str, path: str, endings: list[str] = endings, answer: Answer = answer
+        ) -> Answer | None:
+            is_met = method != "GET" and path.partition("?")[0].endswith(tuple(endings))
+            return answer if is_met else None
 
         with faulty(destination.uri, instead=forbid) as uri:
             words = ["import-all", bundle, "--json", "--tracking-uri"]
