@@ -6,8 +6,8 @@ import threading
 from typing import Any
 
 from mlflow_bundle.contracts import Content
-from mlflow_bundle.entities import PlainEntity
-from mlflow_bundle.errors import UnsupportedEntityError
+from mlflow_bundle.entities import PlainEntity, Run
+from mlflow_bundle.errors import SinkError, UnsupportedEntityError
 from mlflow_bundle.importing import NEW
 from mlflow_bundle.kinds.issues import Issue
 from mlflow_bundle.rest.destination import Destination
@@ -61,6 +61,13 @@ class IssueWriter(Writer):
         id = here.issue_id if here is not None else NEW
         if here is None:
             self._experiment(entity)
+            if not run_id and (Run.kind, entity.source_run_id) in self._to.unfinished:
+                # The server takes no run later.
+                raise SinkError(
+                    f"issue {entity.id}: its run could not be made; import again",
+                    status=409,
+                    retryable=True,
+                )
         if here is None and not dry:
             id = self._create(entity, experiment_id, run_id)
         self._to.remap.place(Issue.kind, entity.id, id)

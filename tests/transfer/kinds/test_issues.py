@@ -13,6 +13,7 @@ from mlflow_bundle.rest.session import Session
 from tests.compare import row_dump
 from tests.servers import MlflowServer, fast_session
 from tests.transfer.commands import command, export, import_
+from tests.transfer.faults import Answer, faulty
 
 pytestmark = pytest.mark.server
 
@@ -113,3 +114,25 @@ def test_an_issue_that_came_without_its_run_is_found_again_when_the_run_comes(
     assert done.conflicts == []
     assert done.report["adjusted"]["issue.source_run_id (came later than the issue)"] == 1
     assert len(issues_of(destination, "e")) == 1
+
+
+def test_an_issue_whose_run_could_not_be_made_waits_for_it(
+    empty_server: Callable[[], MlflowServer], tmp_path: Path
+) -> None:
+    source, destination = empty_server(), empty_server()
+    experiment = post(source, "2.0/mlflow/experiments/create", name="e")["experiment_id"]
+    run = post(source, "2.0/mlflow/runs/create", experiment_id=experiment)["run"]["info"]["run_id"]
+    body = {"experiment_id": experiment, "name": "slow", "description": "d", "status": "pending"}
+    issue = post(source, "3.0/mlflow/issues", **body, source_run_id=run)["issue"]["issue_id"]
+    bundle = tmp_path / "b.mlbundle"
+    export(source, bundle)
+
+    def refuse(method: str, path: str) -> Answer | None:
+        return Answer(500, "text/html", b"oops") if path.endswith("/runs/create") else None
+
+    with faulty(destination.uri, instead=refuse) as uri:
+        words = ("import-all", bundle, "--json", "--tracking-uri")
+        losses = command(*words, uri, expect=3).losses
+    assert losses == [("issue", issue, ""), ("run", run, "")]
+    assert import_(destination, bundle).report["done"] == {"issue": 1, "run": 1}
+    assert [issue["has_run"] for issue in issues_of(destination, "e")] == [True]
