@@ -76,6 +76,21 @@ def test_what_a_proxy_does_not_let_through_is_not_taken_for_what_an_old_server_l
     assert all(kind in note for kind in lost if kind != "logged_model")
 
 
+def test_logged_models_that_a_proxy_does_not_let_list_are_not_made_twice(
+    small_server: MlflowServer, small_bundle: Path, empty_server: LendServer
+) -> None:
+    def refuse(method: str, path: str) -> Answer | None:
+        return Answer(404, "", b"") if path.endswith("/logged-models/search") else None
+
+    destination = empty_server()
+    with faulty(destination.uri, instead=refuse) as uri:
+        for _ in range(2):
+            done = command("import-all", small_bundle, "--tracking-uri", uri, "--json", expect=3)
+            assert any("logged models: 404" in loss["reason"] for loss in done.report["lost"])
+    command("import-all", small_bundle, "--tracking-uri", destination.uri)
+    assert compare_databases(small_server.database, destination.database).differences == []
+
+
 def test_files_of_a_trace_that_a_proxy_does_not_let_through_are_lost(
     empty_server: LendServer, tmp_path: Path
 ) -> None:
