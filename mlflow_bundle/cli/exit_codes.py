@@ -54,6 +54,8 @@ MEANINGS = {
 
 DEBUG_VARIABLE = "MLFLOW_BUNDLE_DEBUG"
 
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 # Faults of the disk that Python reports without a file name when a write meets them.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -140,14 +142,15 @@ def run_command(ctx: click.Context | None = None) -> Iterator[None]:
 
 @contextmanager
 def _stopped_tidily() -> Iterator[None]:
-    """Let SIGTERM and Ctrl-C end the block alike: with its clean-up, a line and exit code 130.
+    """Let Ctrl-C, SIGTERM and SIGHUP end the block alike: with its clean-up, a line and code 130.
 
+    A signal that is ignored stays so: ``nohup`` lets a command go on when its terminal is gone.
     Threads that wait for a server are woken, because the clean-up waits for them.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in _STOPS}
     ours = [n for n in before if before[n] in (signal.SIG_DFL, signal.default_int_handler)]
 
     def stop(number: int, frame: FrameType | None) -> None:

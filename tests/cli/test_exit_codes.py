@@ -244,14 +244,27 @@ def test_a_locale_that_cannot_hold_a_name_is_one_line(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["b.mlbundle"]
 
 
-def test_sigterm_ends_a_command_as_ctrl_c_does(tmp_path: Path) -> None:
-    script = (
-        "import os, signal, sys\n"
-        "from mlflow_bundle.cli.exit_codes import run_command\n"
-        "with run_command():\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    signal.pause()\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_what_ends_a_process_ends_a_command_as_ctrl_c_does(name: str) -> None:
+    ended = _signalled(name)
     assert ended.returncode == 130
     assert ended.stderr.startswith("Stopped: interrupted")
+
+
+def test_a_command_under_nohup_goes_on_when_its_terminal_is_gone() -> None:
+    ended = _signalled("SIGHUP", "signal.signal(signal.SIGHUP, signal.SIG_IGN)")
+    assert (ended.returncode, ended.stdout) == (0, "went on\n")
+
+
+def _signalled(name: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a command that gets a signal."""
+    script = (
+        "import os, signal, time\n"
+        "from mlflow_bundle.cli.exit_codes import run_command\n"
+        f"{before}\n"
+        "with run_command():\n"
+        f"    os.kill(os.getpid(), signal.{name})\n"
+        "    time.sleep(0.1)\n"
+        "    print('went on')\n"
+    )
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
