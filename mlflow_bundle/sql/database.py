@@ -166,8 +166,9 @@ class Database:
         return found is not None and all(name in found.c for name in columns)
 
     def close(self) -> None:
-        """Close its connections."""
-        self._held.close()
+        """Close its connections, when what another thread is asking has been answered."""
+        with self.reading:  # a driver's traceback would else be the last thing to be seen
+            self._held.close()
         self.engine.dispose()
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice, repeat, takewhile
@@ -529,8 +529,14 @@ class SqlSource(Source):
                 self._database.settle()
                 points = SpooledPoints()
         if process is None:
+
+            def add(*some: Any) -> None:
+                if self._stopped:
+                    raise CancelledError
+                points.add(*some)
+
             with self._lock:
-                read_points(self._rows, run_ids, points.add)
+                read_points(self._rows, run_ids, add)
         return points
 
     def _content(

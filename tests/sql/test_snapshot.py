@@ -6,8 +6,10 @@ import contextlib
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -184,3 +186,23 @@ def test_a_write_that_was_interrupted_is_named(tmp_path: Path) -> None:
     with contextlib.closing(sqlite3.connect(path)) as server:
         server.execute("SELECT * FROM a").fetchall()
     assert _numbers(f"sqlite:///{path}") == (0, 0)
+
+
+def test_what_a_thread_asks_is_answered_before_the_connection_is_closed(tmp_path: Path) -> None:
+    _make(tmp_path / "x.db")
+    database = Database(f"sqlite:///{tmp_path}/x.db", error=SourceError)
+    state, asks = database.state, threading.Event()
+
+    def ask() -> int:
+        with database.reading:
+            asks.set()
+            numbers = (
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 1000000)"
+            )
+            return int(state.exec_driver_sql(f"{numbers} SELECT count(*) FROM n").scalar_one())
+
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask)
+        asks.wait()
+        database.close()
+        assert answer.result() == 1_000_000
