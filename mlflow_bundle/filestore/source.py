@@ -24,6 +24,7 @@ from mlflow_bundle.host import WorkspaceHost
 from mlflow_bundle.report import Loss, Report
 from mlflow_bundle.selection import Selection
 from mlflow_bundle.sql.artifacts import ArtifactStore
+from mlflow_bundle.sql.database import sqlite_uri
 from mlflow_bundle.sql.source import SqlSource
 
 
@@ -54,7 +55,7 @@ class FileStoreSource(SqlSource):
                 raise SourceError(f"{exc.filename or root}: {exc.strerror or exc}") from exc
             finally:
                 tables.close()
-            super().__init__(f"sqlite:///{file}", artifacts=artifacts, open_tree=self._open)
+            super().__init__(sqlite_uri(file), artifacts=artifacts, open_tree=self._open)
         self._database.shown_uri = root.as_uri()
 
     @property

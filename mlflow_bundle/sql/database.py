@@ -187,6 +187,11 @@ def sqlite_file(uri: str) -> Path | None:
     return file
 
 
+def sqlite_uri(file: Path) -> str:
+    """Return the URI of an SQLite database: a percent sign in a path is one in no URI."""
+    return URL.create("sqlite", database=str(file)).render_as_string()
+
+
 def _parsed(uri: str) -> tuple[URL, Dialect]:
     try:
         url = make_url(uri)

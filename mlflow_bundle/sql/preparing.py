@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy
@@ -16,7 +17,7 @@ from sqlalchemy import Engine
 
 from mlflow_bundle.credentials import mask_uri
 from mlflow_bundle.errors import SelectionError, SinkError
-from mlflow_bundle.sql.database import Database, sqlite_file
+from mlflow_bundle.sql.database import Database, sqlite_file, sqlite_uri
 from mlflow_bundle.sql.versions import migrations, revisions_of
 
 
@@ -43,7 +44,7 @@ def writable(uri: str, *, dry: bool) -> Iterator[Database]:
                 directory = stack.enter_context(
                     tempfile.TemporaryDirectory(prefix="mlflow-bundle-")
                 )
-                uri = f"sqlite:///{directory}/empty.db"
+                uri = sqlite_uri(Path(directory) / "empty.db")
                 require_file(uri)
             initialise(uri, _migrate)
         database = stack.enter_context(contextlib.closing(Database(uri, error=SinkError)))
@@ -148,7 +149,7 @@ def initialise(uri: str, migrate: Callable[[Engine], None]) -> None:
     try:
         beside.touch()
         shutil.copymode(file, beside)
-        with _engine_of(f"sqlite:///{beside}", shown=mask_uri(uri)) as engine:
+        with _engine_of(sqlite_uri(beside), shown=mask_uri(uri)) as engine:
             sqlalchemy.event.listen(engine, "connect", _go_fast)
             migrate(engine)
         os.replace(beside, file)

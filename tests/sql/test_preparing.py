@@ -27,6 +27,19 @@ def test_a_preparation_that_was_killed_is_begun_anew(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["m.db"]
 
 
+@pytest.mark.parametrize("name", ["feature%2Fnew", "100%", "a#b ünï"])
+def test_a_database_is_made_whatever_directory_it_is_in(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / name
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with writable("sqlite:///m.db", dry=False) as database:
+        assert database.has("runs", "run_uuid")
+    assert [path.name for path in here.iterdir()] == ["m.db"]
+    assert list(tmp_path.iterdir()) == [here]
+
+
 def test_a_preparation_that_fails_leaves_the_empty_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
