@@ -228,7 +228,7 @@ class Report:
 
         Args:
             part: From :meth:`child`.
-            workspace: The workspace that its losses and conflicts lie in.
+            workspace: The workspace that its losses, conflicts and notes are about.
         """
         with self._lock:
             for mine, other in (
@@ -243,7 +243,7 @@ class Report:
             self.bytes += part.bytes
             self.requests += part.requests
         for text in part.notes:
-            self.note(text)
+            self.note(f"in workspace {workspace}: {text}" if workspace else text)
 
     def note(self, text: str) -> None:
         """Add a line for the reader that is neither an adjustment nor a loss."""

@@ -47,6 +47,13 @@ def fill_workspace(build: Small, workspace: str) -> Small:
     build.version("churn", f"models:/{tree}", run_id=run, model_id=tree)
     build.version("churn", f"{build.artifact_uri(run)}/model", run_id=run)
     build.alias("churn", "champion", 2)
+    build.call(
+        "webhooks",
+        name="told",
+        url="https://127.0.0.1:9/told",
+        events=[{"entity": "REGISTERED_MODEL", "action": "CREATED"}],
+        status="DISABLED",
+    )
     if workspace == "red":
         build.model("only red")
     return build
@@ -131,6 +138,8 @@ def test_every_workspace_arrives_in_the_one_of_its_name_and_a_second_import_chan
     assert workspaces_of(destination).keys() == {"default"}
     first = import_(destination, bundle).report
     assert (first["lost"], first["conflicts"]) == ([], [])
+    asked = "webhook 'told' (https://127.0.0.1:9/told): set its secret again, if it had one"
+    assert sorted(first["notes"]) == [f"in workspace red: {asked}", asked]
     compared = compare_databases(source.database, destination.database)
     print(compared)
     assert compared.differences == []
