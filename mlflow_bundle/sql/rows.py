@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import sqlalchemy
-from sqlalchemy import Column, ColumnElement, Connection, Select, Table
+from sqlalchemy import Column, ColumnElement, Connection, CursorResult, Select, Table
 from sqlalchemy.dialects.mysql import CHAR, DOUBLE, FLOAT
 from sqlalchemy.types import BINARY, JSON, TypeDecorator
 
@@ -112,14 +112,23 @@ class Rows:
         with self._database.errors():
             if self._connection.dialect.supports_server_side_cursors:
                 result = self._connection.execute(statement, execution_options={"yield_per": size})
-                with contextlib.closing(result):
+                with self._closing(result):
                     yield from cast(Iterator[Sequence[Row]], result.partitions())
                 return
             # The driver's own rows: of metrics there are many millions. SQLAlchemy fetches none
             # of them by itself, as long as it is not asked for a size.
-            with contextlib.closing(self._connection.execute(statement)) as result:
+            with self._closing(self._connection.execute(statement)) as result:
                 while rows := self._fetched(result.cursor, size):
                     yield rows
+
+    @contextlib.contextmanager
+    def _closing(self, result: CursorResult[Any]) -> Iterator[CursorResult[Any]]:
+        """Close a result, unless an interruption has closed the connection before."""
+        try:
+            yield result
+        finally:
+            if not self._connection.closed:
+                result.close()
 
     def numbers(self, statement: Select[Any], codes: str) -> Iterator[Row]:
         """Yield the rows of a statement on one table whose values are numbers and never null.

@@ -20,6 +20,7 @@ from mlflow_bundle.errors import SourceError
 from mlflow_bundle.sql.database import Database
 from mlflow_bundle.sql.dialects import sqlite
 from mlflow_bundle.sql.dialects.sqlite import file_of
+from mlflow_bundle.sql.rows import Rows
 
 _WRITER = """
 import sqlite3, sys, time
@@ -206,3 +207,17 @@ def test_what_a_thread_asks_is_answered_before_the_connection_is_closed(tmp_path
         asks.wait()
         database.close()
         assert answer.result() == 1_000_000
+
+
+def test_rows_that_nobody_reads_to_the_end_are_let_go_quietly_behind_the_connection(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _make(tmp_path / "x.db", megabytes=3)
+    database = Database(f"sqlite:///{tmp_path}/x.db", error=SourceError)
+    rows = Rows(database, database.state, "default").stream(
+        sqlalchemy.select(database.tables["filler"]), size=1
+    )
+    next(rows)
+    database.close()
+    del rows
+    assert caplog.text == ""
