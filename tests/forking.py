@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -63,6 +64,7 @@ class ForkedServer:
 
 
 def _serve(words: list[str], directory: str, log: str, environment: dict[str, str]) -> None:
+    threading.Thread(target=_end_with_its_owner, daemon=True).start()
     os.setsid()
     os.chdir(directory)
     output = os.open(log, os.O_WRONLY | os.O_TRUNC)
@@ -78,6 +80,14 @@ def _serve(words: list[str], directory: str, log: str, environment: dict[str, st
     mlflow.server._exec_cmd = _become_uvicorn  # type: ignore[attr-defined]
     sys.argv = ["mlflow", *words]
     mlflow.cli.cli(words)
+
+
+def _end_with_its_owner() -> None:
+    """End when who started this has: tests that are killed stop no server."""
+    owner = multiprocessing.parent_process()
+    assert owner is not None
+    owner.join()
+    os._exit(1)
 
 
 def _become_uvicorn(command: list[str], *, extra_env: Mapping[str, str], **_: Any) -> NoReturn:
