@@ -23,6 +23,7 @@ from mlflow_bundle.sql.dialects import DIALECTS
 from mlflow_bundle.sql.dialects.base import Dialect
 from mlflow_bundle.sql.dialects.sqlite import Sqlite, file_of
 
+_CLOSING_S = 10.0
 _REVISIONS = "alembic_version"
 _IN_MEMORY = ":memory:"
 """SQLite's name for a database that ends with its connection."""
@@ -166,9 +167,17 @@ class Database:
         return found is not None and all(name in found.c for name in columns)
 
     def close(self) -> None:
-        """Close its connections, when what another thread is asking has been answered."""
-        with self.reading:  # a driver's traceback would else be the last thing to be seen
+        """Close its connections, when what another thread is asking has been answered.
+
+        A driver's traceback would else be the last thing to be seen. One that does not answer for
+        some seconds is not waited for.
+        """
+        is_free = self.reading.acquire(timeout=_CLOSING_S)
+        try:
             self._held.close()
+        finally:
+            if is_free:
+                self.reading.release()
         self.engine.dispose()
 
 
