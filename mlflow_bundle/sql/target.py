@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,23 +55,35 @@ class Target(Importing):
         return self.database.tables[name]
 
     def rows(self, table: str, where: Mapping[str, Any], columns: Iterable[str]) -> Iterator[Row]:
-        """Yield the rows that have these values."""
+        """Yield the rows that have these values, by column."""
+        names = list(columns)
+        for row in self.tuples(table, where, names):
+            yield dict(zip(names, row, strict=True))
+
+    def tuples(
+        self,
+        table: str,
+        where: Mapping[str, Any],
+        columns: Iterable[str],
+        *,
+        most: int | None = None,
+    ) -> Sequence[Sequence[Any]]:
+        """Return the rows that have these values, so many at most."""
         source = self.table(table)
-        statement = sqlalchemy.select(*(_plain(source.c[name]) for name in columns))
+        statement = sqlalchemy.select(*(_plain(source.c[name]) for name in columns)).limit(most)
         folds = self.database.dialect.folds_keys
         if any(
             isinstance(value, str) and not self.database.dialect.can_hold(source.c[name], value)
             for name, value in where.items()
         ):
-            return  # nor can it be compared
+            return []  # nor can it be compared
         for name, value in where.items():
             statement = statement.where(source.c[name] == value)
             if folds and isinstance(value, str):
                 # The first finds it by its index, the second sees the case.
                 statement = statement.where(mysql_bytes(source.c[name]) == mysql_bytes(value))
         with self.database.errors():
-            for row in self.connection.execute(statement).mappings():
-                yield dict(row)
+            return self.connection.execute(statement).all()
 
     def row(self, table: str, where: Mapping[str, Any], *columns: str) -> Row | None:
         """Return the row that has these values, or None."""

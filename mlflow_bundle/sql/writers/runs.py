@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from mlflow.utils.uri import append_to_uri_path
 from msgspec import UNSET
@@ -220,12 +221,34 @@ class RunWriter(Writer):
                     perhaps, waiting = [], 0
             top = _latest(some)
             latest[key] = max(latest.get(key, top), top)
-        if perhaps:
-            points += self._to.batch.insert_missing(perhaps)
+        incomplete = self._incomplete(run_id, perhaps) if perhaps else []
+        if incomplete:
+            points += self._to.batch.insert_missing(incomplete)
         self._write_latest(merge, run_id, latest)
         if points:
             merge.changed = True
             self._to.report.did("metric_point", points)
+
+    def _incomplete(self, run_id: str, points: list[Points]) -> list[Points]:
+        """Return those histories of which points may be missing here.
+
+        A look costs less than a transaction of its own, which inserting would need.
+        """
+        columns = ("key", "value", "timestamp", "step", "is_nan")
+        most = _POINTS_AT_ONCE + 1
+        rows = self._to.tuples("metrics", {"run_uuid": run_id}, columns, most=most)
+        if len(rows) == most:
+            return points
+        here: dict[str, set[tuple[Any, ...]]] = {}
+        for key, *point in rows:
+            here.setdefault(key, set()).add(tuple(point))
+        return [
+            some
+            for some in points
+            if not here.get(some.key, set()).issuperset(
+                zip(some.values, some.timestamps, some.steps, some.is_nan, strict=True)
+            )
+        ]
 
     def _is_refused(self, run_id: str, key: str, folded: dict[str, str]) -> bool:
         """Whether the database cannot hold a metric of that name."""
