@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 from mlflow.entities.gateway_budget_policy import (
     BudgetAction,
     BudgetDuration,
@@ -21,6 +23,8 @@ from mlflow.entities.webhook import WebhookAction, WebhookEntity, WebhookEvent
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from opentelemetry.sdk.trace import TracerProvider
 
+from mlflow_bundle.sql.batch import Batch
+from mlflow_bundle.sql.points import Points
 from tests.sql.databases import change, execute, rows
 from tests.sql.imports import Place, exported, imported
 from tests.transfer.commands import command
@@ -163,6 +167,44 @@ def test_nothing_is_made_of_null_and_of_empty_texts(
         "SELECT * FROM model_version_tags",
     ):
         assert rows(target.uri, statement) == rows(source.uri, statement)
+
+
+def test_only_histories_that_are_not_whole_are_inserted_again(
+    source: Place, destination: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = MlflowClient(source.uri)
+    experiment_id = experiment(source, "e")
+    metrics = [
+        Metric(key, value, 1_700_000_000_000 + step, step)
+        for key in ("whole", "cut")
+        for step, value in enumerate((0.1, -0.0, 1 / 3, math.nan, 1e308))
+    ]
+    for _ in range(2):
+        client.log_batch(client.create_run(experiment_id).info.run_id, metrics)
+    exported(source, tmp_path / "f")
+    imported(destination, tmp_path / "f")
+    select = "SELECT key, value, timestamp, step, is_nan, run_uuid FROM metrics"
+    if destination.uri.startswith("mysql"):
+        select = select.replace("key", "`key`")
+    whole = sorted(map(tuple, rows(destination.uri, select)))
+    inserted: list[list[str]] = []
+    insert = Batch.insert_missing
+
+    def insert_missing(batch: Batch, points: Sequence[Points]) -> int:
+        inserted.append([some.key for some in points])
+        return insert(batch, points)
+
+    monkeypatch.setattr(Batch, "insert_missing", insert_missing)
+    again = imported(destination, tmp_path / "f")
+    assert inserted == []
+    assert again["present"]["run"] == 2
+    run_id = whole[0][-1]
+    cut = f"DELETE FROM metrics WHERE run_uuid = '{run_id}' AND step > 2 AND value <> 0"
+    execute(destination.uri, cut + f" AND {'`key`' if '`' in select else 'key'} = 'cut'")
+    again = imported(destination, tmp_path / "f")
+    assert inserted == [["cut"]]
+    assert again["done"]["metric_point"] == 1
+    assert sorted(map(tuple, rows(destination.uri, select))) == whole
 
 
 def test_the_first_experiment_of_an_unused_server_gets_its_times(
