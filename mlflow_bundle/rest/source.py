@@ -64,7 +64,7 @@ from mlflow_bundle.rest.notebooks import Notebooks
 from mlflow_bundle.rest.readers import Chosen, Fetched, Reading, make_readers
 from mlflow_bundle.rest.refusals import is_forbidden, report_hidden, without_refused
 from mlflow_bundle.rest.registry import list_registry
-from mlflow_bundle.rest.session import API, Session, since
+from mlflow_bundle.rest.session import API, API_3, Session, since
 from mlflow_bundle.selection import Selection, require_matches
 from mlflow_bundle.spool import Selected, Spool
 from mlflow_bundle.version_files import lost_holders, own_locations
@@ -475,7 +475,12 @@ class RestSource(Source):
             prompt_versions=tuple(prompts),
         )
         named: set[str] = set()
+        unheld: list[str] = []
+        on_files = False
         for reader in self._readers.values():
+            if on_files and reader.in_files == "never":
+                unheld.append(reader.kind.name)
+                continue
             rows = (
                 self._plain_row(entity, named)
                 for entity in reader.select(chosen)
@@ -488,7 +493,17 @@ class RestSource(Source):
             except ServerError as exc:
                 if exc.status is None:
                     raise
-                self._lose_kind(reader.kind.name, reader.first, exc)
+                may_lack = reader.in_files != "always" and exc.status >= 500
+                on_files = on_files or (may_lack and self._keeps_files())
+                if on_files and may_lack:
+                    unheld.append(reader.kind.name)
+                else:
+                    self._lose_kind(reader.kind.name, reader.first, exc)
+        if unheld:
+            self._report.note(
+                "the server keeps its data in files, not in a database: what MLflow has in "
+                f"databases only was not looked for ({', '.join(unheld)})"
+            )
         if self._unknown:
             self._report.note(
                 "the server does not tell its version, and does not answer for what came with "
@@ -496,6 +511,14 @@ class RestSource(Source):
             )
         if not selection.has_window:
             self._add_deleted_models(named, {e.experiment_id for e in experiments})
+
+    def _keeps_files(self) -> bool:
+        """Whether the server keeps its data in files, as far as it tells."""
+        try:
+            answer = self._session.get(f"{API_3}server-info", what="server info")
+        except ServerError:
+            return False
+        return isinstance(answer, dict) and answer.get("store_type") == "FileStore"
 
     def _lose_kind(self, kind: str, first: tuple[int, int], error: ServerError) -> None:
         """List that the server refused a kind, which came with MLflow ``first``.

@@ -86,12 +86,18 @@ def test_it_tells_what_a_server_on_it_tells(
         backend_uri=(tmp_path / "mlruns").as_uri(),
         env={"MLFLOW_ALLOW_FILE_STORE": "true"},
     )
+    report = Report("test")
     try:
         source = RestSource(server.uri)
-        over_rest = tell(source)
+        over_rest = tell(source, report=report)
         source.close()
     finally:
         server.stop()
+    assert [loss for loss in report.losses if loss.id == "all"] == []
+    (note,) = [note for note in report.notes if "in files, not in a database" in note]
+    assert "gateway_secret" in note
+    assert "webhook" in note
+    assert "trace" not in note
     left = []
     gone = {
         one.entity.id

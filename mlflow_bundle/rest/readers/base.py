@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -111,6 +111,8 @@ class Reader(ABC):
     kind: Kind
     first: ClassVar[tuple[int, int]]
     """The version of MLflow with which the kind came."""
+    in_files: ClassVar[Literal["always", "perhaps", "never"]] = "never"
+    """Whether a server has the kind that keeps its tracking data in files, not in a database."""
     batch_size = 1
     """Entities whose content is fetched together."""
 

@@ -50,6 +50,7 @@ class TraceReader(Reader):
 
     kind = TRACE
     first = (2, 14)
+    in_files = "always"
     batch_size = 50
 
     def __init__(self, reading: Reading) -> None:

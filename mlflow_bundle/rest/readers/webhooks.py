@@ -53,6 +53,7 @@ class WebhookReader(Reader):
 
     kind = WEBHOOK
     first = (3, 3)
+    in_files = "perhaps"  # the registry may be in a database
 
     def select(self, chosen: Chosen) -> Iterator[PlainEntity]:
         if chosen.whole_server and self._from.since(*self.first):
