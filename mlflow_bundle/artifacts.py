@@ -318,10 +318,6 @@ def is_inside(path: str) -> bool:
     return not path.startswith("/") and ".." not in path.split("/") and "\0" not in path
 
 
-MAKE_ROOM = "make room and give the same command again: it goes on where it was"
-"""What helps when there is none left."""
-
-
 def is_full(exc: Exception) -> bool:
     """Whether there is no room left: then no other file has any either."""
     return isinstance(exc, OSError) and exc.errno in (errno.ENOSPC, errno.EDQUOT)

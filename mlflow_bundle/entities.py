@@ -351,11 +351,14 @@ LARGEST_FLOAT = sys.float_info.max
 """What MLflow keeps for infinity, and its negative for minus infinity."""
 
 
+def bounded(value: float) -> float:
+    """Return a metric's value with :data:`LARGEST_FLOAT` for infinity."""
+    return math.copysign(LARGEST_FLOAT, value) if math.isinf(value) else value
+
+
 def held_value(value: float) -> float:
     """Return a metric's value as MLflow's databases hold it: finite, and zero without a sign."""
-    if value == 0.0:
-        return 0.0
-    return math.copysign(LARGEST_FLOAT, value) if math.isinf(value) else value
+    return 0.0 if value == 0.0 else bounded(value)
 
 
 @functools.cache

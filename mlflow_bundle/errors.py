@@ -25,6 +25,9 @@ person who reads the message.
 
 from __future__ import annotations
 
+MAKE_ROOM = "make room and give the same command again"
+"""What helps where a disk is full."""
+
 
 class BundleError(Exception):
     """Base of every error that this package raises on purpose.

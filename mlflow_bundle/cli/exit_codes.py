@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import click
 
-from mlflow_bundle.errors import BundleError
+from mlflow_bundle.errors import MAKE_ROOM, BundleError
 from mlflow_bundle.patience import interrupted
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def _output_of(ctx: click.Context | None) -> str:
 
 def _hint_os_error(exc: OSError) -> str:
     if exc.errno in _FULL:
-        return "make room and give the same command again"
+        return MAKE_ROOM
     return ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -14,11 +13,11 @@ import msgspec
 from mlflow_bundle import provenance
 from mlflow_bundle.contracts import Content
 from mlflow_bundle.entities import (
-    LARGEST_FLOAT,
     DatasetInput,
     MetricHistory,
     ModelOutput,
     Run,
+    bounded,
     encode_number,
 )
 from mlflow_bundle.errors import ServerError
@@ -548,10 +547,7 @@ def _points(history: MetricHistory) -> Iterator[Point]:
     for value, timestamp, step in zip(
         history.values, history.timestamps, history.steps, strict=True
     ):
-        # The server stores infinities as the largest float.
-        if math.isinf(value):
-            value = math.copysign(LARGEST_FLOAT, value)
-        yield timestamp, step, encode_number(value)
+        yield timestamp, step, encode_number(bounded(value))
 
 
 def _has_dataset(here: Run | None, entry: DatasetInput) -> bool:

@@ -33,10 +33,10 @@ from mlflow.utils.databricks_utils import get_databricks_host_creds
 from mlflow.utils.rest_utils import http_request
 from mlflow.utils.uri import is_databricks_uri
 
-from mlflow_bundle.artifacts import MAKE_ROOM, is_full, store_failure
+from mlflow_bundle.artifacts import is_full, store_failure
 from mlflow_bundle.credentials import mask_uri, mask_uris_in
 from mlflow_bundle.decoding import prepared
-from mlflow_bundle.errors import ServerError
+from mlflow_bundle.errors import MAKE_ROOM, ServerError
 from mlflow_bundle.patience import Patience, duration
 from mlflow_bundle.rest.fast_client import quicken, remember_absent_modules
 
@@ -497,6 +497,20 @@ class Session:
                 raise
             return not self.is_absent(exc)
         return True
+
+    def server_info(self) -> Mapping[str, Any]:
+        """Return what the server says of itself, whatever ``MLFLOW_WORKSPACE`` is (MLflow 3.10).
+
+        Raises:
+            ServerError: It refused, or cannot be reached; one that does not know this says nothing.
+        """
+        try:
+            answer = self.get(f"{API_3}server-info", what="server info")
+        except ServerError as exc:
+            if exc.status is None or not self.is_absent(exc):
+                raise
+            return {}
+        return answer if isinstance(answer, dict) else {}
 
     @staticmethod
     def is_missing(error: ServerError) -> bool:

@@ -64,7 +64,7 @@ from mlflow_bundle.rest.notebooks import Notebooks
 from mlflow_bundle.rest.readers import Chosen, Fetched, Reading, make_readers
 from mlflow_bundle.rest.refusals import is_forbidden, report_hidden, without_refused
 from mlflow_bundle.rest.registry import list_registry
-from mlflow_bundle.rest.session import API, API_3, Session, since
+from mlflow_bundle.rest.session import API, Session, since
 from mlflow_bundle.selection import Selection, require_matches
 from mlflow_bundle.spool import Selected, Spool
 from mlflow_bundle.version_files import lost_holders, own_locations
@@ -515,10 +515,9 @@ class RestSource(Source):
     def _keeps_files(self) -> bool:
         """Whether the server keeps its data in files, as far as it tells."""
         try:
-            answer = self._session.get(f"{API_3}server-info", what="server info")
+            return bool(self._session.server_info().get("store_type") == "FileStore")
         except ServerError:
             return False
-        return isinstance(answer, dict) and answer.get("store_type") == "FileStore"
 
     def _lose_kind(self, kind: str, first: tuple[int, int], error: ServerError) -> None:
         """List that the server refused a kind, which came with MLflow ``first``.

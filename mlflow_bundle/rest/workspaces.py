@@ -67,14 +67,7 @@ class ServerWorkspaces(WorkspaceHost):
     def _are_enabled(self) -> bool:
         if self._session.is_databricks:  # whose workspaces are servers of their own
             return False
-        try:
-            # Answered whatever MLFLOW_WORKSPACE says.
-            answer = self._session.get(f"{API_3}server-info", what="server info")
-        except ServerError as exc:
-            if exc.status is None or not self._session.is_absent(exc):
-                raise
-            return False
-        return bool(isinstance(answer, dict) and answer.get("workspaces_enabled"))
+        return bool(self._session.server_info().get("workspaces_enabled"))
 
     def _make(self, name: str, settings: dict[str, str]) -> None:
         try:

@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from mlflow_bundle.artifacts import (
-    MAKE_ROOM,
     LocalTree,
     RepositoryTree,
     is_full,
@@ -27,7 +26,7 @@ from mlflow_bundle.artifacts import (
     store_failure,
 )
 from mlflow_bundle.contracts import ArtifactFile, ArtifactTree, NoArtifacts, OpenedArtifact
-from mlflow_bundle.errors import BundleError, SelectionError, ServerError
+from mlflow_bundle.errors import MAKE_ROOM, BundleError, SelectionError, ServerError
 from mlflow_bundle.patience import Patience
 from mlflow_bundle.sql.patient_store import PatientRepository, StoreAwayError
 

@@ -12,11 +12,11 @@ from mlflow.utils.uri import append_to_uri_path
 from mlflow_bundle import provenance
 from mlflow_bundle.contracts import Content
 from mlflow_bundle.entities import (
-    LARGEST_FLOAT,
     Entity,
     LoggedModel,
     LoggedModelMetric,
     Run,
+    bounded,
     decode_number,
 )
 from mlflow_bundle.importing import NEW
@@ -245,10 +245,7 @@ def _metric_row(
     metric: LoggedModelMetric, model_id: str, experiment_id: int, run_id: str, *, kept: bool
 ) -> Row:
     value = decode_number(metric.value)
-    if math.isnan(value):
-        value = 0.0
-    elif math.isinf(value):
-        value = math.copysign(LARGEST_FLOAT, value)
+    value = 0.0 if math.isnan(value) else bounded(value)
     return {
         "model_id": model_id,
         "metric_name": metric.key,

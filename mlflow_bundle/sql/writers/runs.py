@@ -11,7 +11,7 @@ from msgspec import UNSET
 
 from mlflow_bundle import provenance
 from mlflow_bundle.contracts import Content
-from mlflow_bundle.entities import LARGEST_FLOAT, Entity, MetricHistory, Run
+from mlflow_bundle.entities import Entity, MetricHistory, Run, bounded
 from mlflow_bundle.errors import SinkError
 from mlflow_bundle.importing import NEW
 from mlflow_bundle.remap import Placed
@@ -313,9 +313,7 @@ def _points(history: MetricHistory, run_id: str, report: Report) -> Points:
 
 
 def _stored(value: float) -> float:
-    if math.isnan(value):
-        return 0.0
-    return math.copysign(LARGEST_FLOAT, value) if math.isinf(value) else value
+    return 0.0 if math.isnan(value) else bounded(value)
 
 
 def _latest(points: Points) -> Latest:
