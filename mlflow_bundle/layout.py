@@ -77,6 +77,7 @@ ROOT_DIRECTORIES = (
     MODELS,
     PROMPTS,
     "roles",
+    "skills",
     "users",
     "webhooks",
     WORKSPACE.directory,

@@ -15,6 +15,7 @@ from mlflow_bundle.artifacts import SMALL_BYTES
 from mlflow_bundle.contracts import ArtifactFile, ArtifactTree, OpenedArtifact, Sizes
 from mlflow_bundle.errors import BundleError, ServerError
 from mlflow_bundle.importing import Importing
+from mlflow_bundle.kinds.skills import SKILL
 from mlflow_bundle.kinds.traces import TRACE_DATA
 from mlflow_bundle.references import MLMODEL, rewrite_mlmodel, rewrite_trace_data
 
@@ -178,6 +179,8 @@ class TreeWriter:
         name = posixpath.basename(file.path)
         if self._kind == "trace":
             return name == TRACE_DATA
+        if self._kind == SKILL.name:
+            return False  # they have a digest
         return name == MLMODEL and (file.size or 0) <= SMALL_BYTES
 
     def _rewritten(self, tree: ArtifactTree, file: ArtifactFile) -> OpenedArtifact:

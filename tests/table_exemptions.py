@@ -91,6 +91,11 @@ def _times(table: str, made: str, changed: str | None = None) -> tuple[Exemption
     return exemptions if changed is None else (*exemptions, Exemption(table, changed, CHANGED))
 
 
+def _is_uploaded(row: Row) -> bool:
+    """Whether the files of a skill's version lie in MLflow's artifact store."""
+    return bool(row["source_type"] == "mlflow")
+
+
 EXEMPT: tuple[Exemption, ...] = (
     *_times("experiments", "creation_time", "last_update_time"),
     Exemption("experiments", "artifact_location", PLACE),
@@ -161,7 +166,13 @@ EXEMPT: tuple[Exemption, ...] = (
     Exemption("webhooks", "secret", "secret: to be set again"),
     *(
         exemption
-        for table in ("mcp_servers", "mcp_server_versions", "mcp_access_endpoints")
+        for table in (
+            "mcp_servers",
+            "mcp_server_versions",
+            "mcp_access_endpoints",
+            "skills",
+            "skill_versions",
+        )
         for exemption in (
             *_times(table, "created_at", "last_updated_at"),
             Exemption(table, "created_by", MADE),
@@ -174,6 +185,13 @@ EXEMPT: tuple[Exemption, ...] = (
         "REST tells no empty list from none",
         same=lambda value: None if value in ("[]", "null") else value,
     ),
+    Exemption(
+        "skills",
+        "icons",
+        "REST tells no null from JSON's",
+        same=lambda value: None if value == "null" else value,
+    ),
+    Exemption("skill_versions", "source", PLACE, when=_is_uploaded),
     # gateway
     *(
         exemption
@@ -325,6 +343,12 @@ NOT_CARRIED: tuple[RowExemption, ...] = (
         "mcp_server_versions",
         "first",
         "a deleted version: no endpoint shows it",
+        lambda row, _: bool(row["status"] == "deleted"),
+    ),
+    RowExemption(
+        "skill_versions",
+        "all",
+        DELETED_VERSION,
         lambda row, _: bool(row["status"] == "deleted"),
     ),
     RowExemption(

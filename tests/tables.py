@@ -19,9 +19,21 @@ from pathlib import Path
 from typing import Any
 
 from tests.compare import row_dump
+from tests.servers import mlflow_version
 from tests.table_exemptions import EXEMPT, NOT_CARRIED, Exemption, RowExemption
 from tests.table_ids import Rename, Translation, pair_ids
 from tests.table_rows import Database, Row
+
+INSTALLED = tuple(int(part) for part in mlflow_version().split(".")[:2])
+"""Minor version of the installed MLflow, whose tables the databases of tests have."""
+
+_SKILL_TABLES = (
+    "skills",
+    "skill_tags",
+    "skill_aliases",
+    "skill_versions",
+    "skill_version_tags",
+)
 
 USER_TABLES = (
     # runs and experiments
@@ -74,6 +86,7 @@ USER_TABLES = (
     "mcp_server_versions",
     "mcp_server_version_tags",
     "mcp_access_endpoints",
+    *(_SKILL_TABLES if INSTALLED >= (3, 18) else ()),
     # gateway
     "model_definitions",
     "endpoints",
@@ -100,7 +113,7 @@ OTHER_TABLES = {
     "scheduler_leases": "operational",
     "alembic_version": "of the schema",
 }
-"""The other tables of a database at MLflow 3.17's head."""
+"""The other tables of a database at the head of MLflow 3.17 and 3.18."""
 
 
 TAG_KEYS = {
@@ -113,6 +126,8 @@ TAG_KEYS = {
     "evaluation_dataset_tags": "key",
     "mcp_server_tags": "key",
     "mcp_server_version_tags": "key",
+    "skill_tags": "key",
+    "skill_version_tags": "key",
     "endpoint_tags": "key",
 }
 """Tables of tags, where ours may stand, to the column of their keys."""

@@ -125,6 +125,8 @@ class World:
     """Label to dataset_id, of evaluation datasets."""
     mcp_servers: Mapping[str, str] = field(default_factory=dict)
     """Label to name."""
+    skills: Mapping[str, str] = field(default_factory=dict)
+    """Id to itself; none where the server has no registry of them."""
     webhooks: Mapping[str, str] = field(default_factory=dict)
     """Label to webhook_id."""
     gateway: Mapping[str, str] = field(default_factory=dict)
@@ -180,6 +182,7 @@ class _Build:
         self.scorers: dict[str, str] = {}
         self.datasets: dict[str, str] = {}
         self.mcp_servers: dict[str, str] = {}
+        self.skills: dict[str, str] = {}
         self.webhooks: dict[str, str] = {}
         self.gateway: dict[str, str] = {}
         self.spans: dict[str, str] = {}

@@ -66,6 +66,7 @@ def fill_genai(build: _Build, database: Path | None = None, archive: Path | None
     world_scorers.scorers(build)
     datasets(build)
     world_services.mcp_servers(build)
+    world_services.skills(build)
     world_services.gateway(build)
     world_traces.archivable(build)
     world_traces.in_deleted(build)

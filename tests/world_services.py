@@ -1,4 +1,4 @@
-"""MCP servers, webhooks and the gateway of the world.
+"""MCP servers, skills, webhooks and the gateway of the world.
 
 All of them point to loopback addresses where nothing listens: creating objects on a server that
 holds these webhooks reaches nobody. `tests.servers` allows such addresses.
@@ -10,13 +10,17 @@ guardrails of scorers that hold code.
 
 from __future__ import annotations
 
+import io
+import tarfile
 from typing import Any
 
+from tests.servers import fast_session
 from tests.world import Json, _Build
 from tests.world_scorers import judge, online_config, register_scorer
 from tests.world_traces import SpanSpec, log_spans, start_trace
 
 MCP = "api/3.0/mlflow/mcp-servers"
+SKILLS = "api/3.0/mlflow/skills"
 NOWHERE = "https://127.0.0.1:9"
 """Discard: nothing listens there."""
 
@@ -101,6 +105,86 @@ def mcp_servers(build: _Build) -> None:
     other = server("one_version", "org.example/one.v_2-x")
     version(other, "2.0.0")
     server("empty", "com.example/no-versions", description="")
+
+
+def skills(build: _Build) -> None:
+    """Skills with uploaded and other versions, one of an organization, one without versions.
+
+    A server of before MLflow 3.18 has none.
+    """
+    if not has_skills(build.uri):
+        return
+    icon = {"src": f"{NOWHERE}/ünï.png", "sizes": ["any"], "extra": {"ü": 1}}
+    make_skill(build, "forecast", description="Wetter *ünï* 😀\n\nzwei", icons=[icon])
+    upload_skill_version(
+        build,
+        "forecast",
+        {
+            "SKILL.md": "---\nname: forecast\n---\nünï 😀\n".encode(),
+            "scripts/Über lauf.py": b"print('1.0.0')\n",
+            "assets/deep/er/bild.bin": bytes(range(256)) * 64,
+            "MLmodel": b"run_id: of no model\n",
+        },
+    )
+    git = {
+        "source_type": "git",
+        "source": f"{NOWHERE}/skills.git",
+        "ref": "main",
+        "subpath": "skills/forecast",
+        "digest": "ab" * 32,
+    }
+    make_skill_version(build, "forecast", **git)
+    archive = {"source_type": "zip", "source": f"{NOWHERE}/skills.zip", "status": "draft"}
+    make_skill_version(build, "forecast", **archive)
+    for text in (b"of the fourth", b"of the fifth"):
+        upload_skill_version(build, "forecast", {"SKILL.md": text})
+    path = f"{SKILLS}/forecast"
+    for number, statuses in ((4, ["deprecated"]), (5, ["draft", "deleted"])):
+        for status in statuses:
+            build.send("PATCH", f"{path}/versions/{number}", json={"status": status})
+    make_skill_version(build, "forecast", **git)
+    for alias, number in (("best", 1), ("neu-ünï", 6)):
+        build.send("POST", f"{path}/aliases", json={"alias": alias, "version": number})
+    for key, value in (("team", "ünï 😀"), ("empty", "")):
+        build.send("POST", f"{path}/tags", json={"key": key, "value": value})
+        build.send("POST", f"{path}/versions/2/tags", json={"key": key, "value": value})
+    make_skill(build, "@example.org/forecast")
+    image = {"source_type": "oci", "source": "127.0.0.1:9/skills:v1", "subpath": "forecast"}
+    make_skill_version(build, "@example.org/forecast", **image)
+    make_skill(build, "empty", description="")
+
+
+def has_skills(uri: str) -> bool:
+    """Whether a server has a registry of skills."""
+    version = fast_session().get(f"{uri}/version").text
+    return tuple(int(part) for part in version.split(".")[:2]) >= (3, 18)
+
+
+def make_skill(build: _Build, id: str, **fields: Any) -> None:
+    """Make a skill of a name, or of ``@organization/name``."""
+    organization, _, name = id.removeprefix("@").rpartition("/")
+    build.send("POST", SKILLS, json={"name": name, "organization": organization, **fields})
+    build.skills[id] = id
+
+
+def make_skill_version(build: _Build, id: str, **fields: Any) -> None:
+    """Make the next version of a skill whose files lie somewhere else."""
+    build.send("POST", f"{SKILLS}/{id}/versions", json=fields)
+
+
+def upload_skill_version(build: _Build, id: str, files: dict[str, bytes]) -> None:
+    """Make the next version of a skill with its files."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
+        for path, content in files.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    parts = {
+        "metadata": ("metadata.json", b"{}", "application/json"),
+        "content": ("content.tar.gz", packed.getvalue(), "application/gzip"),
+    }
+    build.send("POST", f"{SKILLS}/{id}/versions", files=parts)
 
 
 def webhooks(build: _Build) -> None:

@@ -47,6 +47,8 @@ from mlflow_bundle.entities import (
     held_value,
 )
 from mlflow_bundle.errors import ServerError
+from mlflow_bundle.kinds import is_hidden
+from mlflow_bundle.kinds.skills import Skill, SkillVersion
 from mlflow_bundle.kinds.traces import TRACE_DATA
 from mlflow_bundle.progress import Progress
 from mlflow_bundle.references import (
@@ -229,7 +231,10 @@ class Reader:
                 for fact in self._version(entity, version, place, tree):
                     yield place, fact
         elif not isinstance(entity, Experiment):
+            hidden = _hidden_directories(content)
             for path, fact in self._file_facts(entity, content.artifacts):
+                if path.partition("/")[0] in hidden:
+                    fact = fact._replace(flag=DATABASE)
                 versions, below = self._versions_holding(thing, path)
                 for held in versions or (thing,):
                     yield held, _below(below, path, fact)
@@ -457,7 +462,13 @@ class Reader:
                 yield from self._items(entity.kind, name, value)
             else:
                 yield self._plain_field(entity, name, value)
-        yield from self._items(entity.kind, "items", map(self.expected.record, items))
+        yield from self._items(entity.kind, "items", map(self._item, items))
+
+    def _item(self, item: msgspec.Struct) -> msgspec.Struct:
+        if isinstance(item, SkillVersion) and item.has_files:
+            # Each upload has a place of its own; the files are compared.
+            item = msgspec.structs.replace(item, source=None)
+        return self.expected.record(item)
 
     def _plain_field(self, entity: PlainEntity, name: str, value: Any) -> Fact:
         known = {name: msgspec.to_builtins(value)}
@@ -482,8 +493,9 @@ class Reader:
                 }
                 digest = hashlib.sha256(repr(sorted(compared.items())).encode()).hexdigest()
                 key = f"#{digest[:12]}"
+            flag = DATABASE if is_hidden(item) else ""
             for part, value in fields.items():
-                yield Fact(f"{name}[{key}].{part}", text_of(value))
+                yield Fact(f"{name}[{key}].{part}", text_of(value), flag)
 
     # Files
 
@@ -551,6 +563,14 @@ class Reader:
         if named:
             return f"sha256 {digest.hexdigest()} with names for ids"
         return f"{size} bytes, sha256 {digest.hexdigest()}"
+
+
+def _hidden_directories(content: Content) -> set[str]:
+    """Return the directories of files that only a database tells of."""
+    if not isinstance(content.entity, Skill):
+        return set()
+    versions = (item for item in content.items() if isinstance(item, SkillVersion))
+    return {str(version.version) for version in versions if is_hidden(version)}
 
 
 def _unheard(field_name: str) -> None:

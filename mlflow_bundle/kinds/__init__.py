@@ -10,13 +10,14 @@ from __future__ import annotations
 from mlflow_bundle.entities import RECORDS as _CORE_RECORDS
 from mlflow_bundle.entities import Entity, PlainEntity
 from mlflow_bundle.kinds.auth import AUTH_KINDS
-from mlflow_bundle.kinds.base import Kind, NoItem, Scope
+from mlflow_bundle.kinds.base import Kind, NoItem, Scope, is_hidden
 from mlflow_bundle.kinds.datasets import DATASET
 from mlflow_bundle.kinds.gateway import GATEWAY_KINDS
 from mlflow_bundle.kinds.issues import ISSUE
 from mlflow_bundle.kinds.mcp_servers import MCP_SERVER
 from mlflow_bundle.kinds.reviews import LABEL_SCHEMA, REVIEW_QUEUE
 from mlflow_bundle.kinds.scorers import SCORER
+from mlflow_bundle.kinds.skills import SKILL
 from mlflow_bundle.kinds.traces import TRACE
 from mlflow_bundle.kinds.webhooks import WEBHOOK
 from mlflow_bundle.kinds.workspaces import WORKSPACE
@@ -32,10 +33,11 @@ __all__ = [
     "NoItem",
     "PlainEntity",
     "Scope",
+    "is_hidden",
     "kinds_of",
 ]
 
-NEWEST_MLFLOW = (3, 17)
+NEWEST_MLFLOW = (3, 18)
 """Newest minor version of MLflow all of whose kinds are here."""
 
 KINDS: dict[str, Kind] = {
@@ -48,6 +50,7 @@ KINDS: dict[str, Kind] = {
         REVIEW_QUEUE,
         DATASET,
         MCP_SERVER,
+        SKILL,
         TRACE,
         WEBHOOK,
         *AUTH_KINDS,

@@ -26,6 +26,11 @@ class NoItem(msgspec.Struct, frozen=True):
     """Item of a kind that has none."""
 
 
+def is_hidden(item: msgspec.Struct) -> bool:
+    """Whether servers show no such item: a deleted version, which MLflow keeps in its database."""
+    return bool(getattr(item, "is_deleted", False))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """Everything general that is to know of one kind of plain entity.

@@ -51,6 +51,11 @@ class McpServerVersion(msgspec.Struct, frozen=True, kw_only=True):
     """``tags.<key>`` that are null in MLflow's table, and JSON texts that are null there and not,
     as usual, the JSON text ``null``."""
 
+    @property
+    def is_deleted(self) -> bool:
+        """Whether only the database tells of it."""
+        return self.status == "deleted"
+
 
 class McpServer(PlainEntity, frozen=True, kw_only=True):
     """One MCP server; its versions are items, in the order in which they were made."""

@@ -49,7 +49,7 @@ PROXY_SCHEME = "mlflow-artifacts"
 
 _PAUSES_S = (1.0, 3.0, 10.0)
 
-OwnerKind = Literal["run", "logged_model", "model_version", "trace"]
+OwnerKind = Literal["run", "logged_model", "model_version", "skill", "trace"]
 
 
 class ArtifactOwner(NamedTuple):
@@ -433,7 +433,7 @@ def open_tree(
     if root is not None:
         relay = RelayedArtifacts(session, owner) if owner.kind in ("run", "logged_model") else None
         return ProxiedArtifacts(session, root, roots, relay)
-    relayable = owner.kind != "model_version"
+    relayable = owner.kind not in ("model_version", "skill")
     if is_local_uri(uri) and relayable:
         return RelayedArtifacts(session, owner)
     repository = _repository_tree(uri, session)

@@ -13,13 +13,10 @@ from msgspec import UNSET
 
 from mlflow_bundle.contracts import Content
 from mlflow_bundle.entities import Entity, Run, database_fields
-from mlflow_bundle.kinds.mcp_servers import McpServerVersion
+from mlflow_bundle.kinds import is_hidden
 from mlflow_bundle.report import Report
 
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)
-
-_DELETED = "deleted"
-"""Status of versions of MCP servers that were deleted (mlflow/entities/mcp_server.py)."""
 
 _MISSED = frozenset(
     {
@@ -42,14 +39,9 @@ def as_over_rest(content: Content) -> Content:
         content,
         entity=without_database_fields(content.entity),
         items=lambda: (
-            without_database_fields(item) for item in content.items() if not _is_hidden(item)
+            without_database_fields(item) for item in content.items() if not is_hidden(item)
         ),
     )
-
-
-def _is_hidden(item: msgspec.Struct) -> bool:
-    """Whether servers show no such item: a version of an MCP server that was deleted."""
-    return isinstance(item, McpServerVersion) and item.status == _DELETED
 
 
 def without_database_fields(record: RecordT) -> RecordT:

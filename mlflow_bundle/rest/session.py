@@ -359,6 +359,16 @@ class Session:
         """``POST`` and decode; see :meth:`call`."""
         return self.call("POST", endpoint, json_body=json_body, **options)
 
+    def upload(
+        self, endpoint: str, data: bytes, *, content_type: str, type: Any, what: str
+    ) -> Json:
+        """``POST`` what is no JSON, once as of :meth:`request`, and decode the answer."""
+        headers = {"Content-Type": content_type}
+        response = self.request("POST", endpoint, data=data, headers=headers, once=True)
+        if not response.ok:
+            self.refuse(response, what)
+        return self._decode(response, type, what)
+
     def remove(
         self, endpoint: str, json_body: Any = None, *, method: str = "DELETE", what: str
     ) -> None:

@@ -27,11 +27,15 @@ from mlflow_bundle.artifacts import (
 )
 from mlflow_bundle.contracts import ArtifactFile, ArtifactTree, NoArtifacts, OpenedArtifact
 from mlflow_bundle.errors import MAKE_ROOM, BundleError, SelectionError, ServerError
+from mlflow_bundle.kinds.workspaces import DEFAULT_WORKSPACE
 from mlflow_bundle.patience import Patience
 from mlflow_bundle.sql.patient_store import PatientRepository, StoreAwayError
 
 PROXY_ROOT = "mlflow-artifacts:/"
 """``mlflow server``'s own default for ``--default-artifact-root``."""
+
+WORKSPACES = "workspaces"
+"""Directory of those of workspaces (``WORKSPACES_DIR_NAME``, mlflow/utils/workspace_utils.py)."""
 
 _PROXY_SCHEME = "mlflow-artifacts"
 _PROXY_PATH = "/api/2.0/mlflow-artifacts/artifacts"
@@ -146,7 +150,12 @@ class ArtifactStore:
         return RepositoryTree(uri, lambda: self._repository(uri), failed=self._failed)
 
     def place(self, location: str) -> ArtifactPlace:
-        """Return a location for writing."""
+        """Return a location for writing.
+
+        Raises:
+            SelectionError: It is behind a proxy, and nobody said what that is.
+            ServerError: It leads out of the store.
+        """
         uri = self.resolve(location)
         return ArtifactPlace(location, uri, self.tree, lambda: self._repository(uri), self._failed)
 
@@ -278,6 +287,18 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except OSError:  # what lies below a directory that may not be entered
         return False
+
+
+def in_workspace(location: str, workspace: str) -> str:
+    """Return what a location means that MLflow keeps relative to the workspace of its owner.
+
+    Those of runs and models name the workspace themselves; the server adds it to the others
+    (``_get_workspace_scoped_repo_path_if_enabled``, mlflow/server/handlers.py).
+    """
+    path = _path_behind_proxy(location)
+    if path is None or workspace == DEFAULT_WORKSPACE or path.startswith(f"{WORKSPACES}/"):
+        return location
+    return f"{PROXY_ROOT}{WORKSPACES}/{workspace}/{path}"
 
 
 def _path_behind_proxy(location: str) -> str | None:

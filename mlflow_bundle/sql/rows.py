@@ -43,7 +43,7 @@ class Rows:
     def __init__(self, database: Database, connection: Connection, workspace: str) -> None:
         self._database = database
         self._connection = connection
-        self._workspace = workspace
+        self.workspace = workspace
         self._json_is_decoded = connection.dialect.name == "postgresql"
 
     def has(self, table: str, *columns: str) -> bool:
@@ -195,7 +195,7 @@ class Rows:
         conditions: Sequence[ColumnElement[bool]],
     ) -> Select[Any]:
         if "workspace" in table.c:
-            statement = statement.where(table.c.workspace == self._workspace)
+            statement = statement.where(table.c.workspace == self.workspace)
         for name, value in where.items():
             column = table.c[name]
             several = isinstance(value, list | tuple)

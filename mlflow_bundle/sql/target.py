@@ -17,15 +17,13 @@ from mlflow_bundle.errors import SinkError
 from mlflow_bundle.importing import Importing
 from mlflow_bundle.kinds.workspaces import DEFAULT_WORKSPACE
 from mlflow_bundle.remap import Placed
-from mlflow_bundle.sql.artifacts import ArtifactStore
+from mlflow_bundle.sql.artifacts import WORKSPACES, ArtifactStore
 from mlflow_bundle.sql.batch import Batch, Owner, Row
 from mlflow_bundle.sql.database import Database
 from mlflow_bundle.sql.rows import mysql_bytes, whole
 
 _NAMESPACE = uuid.UUID("0d1a1f9e-6a57-4c0a-9a3a-8f2c3f1b7c55")
 """Of the ids that an import gives: the same again when it is repeated."""
-_WORKSPACES_DIRECTORY = "workspaces"
-"""``WORKSPACES_DIR_NAME``, mlflow/utils/workspace_utils.py."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -181,7 +179,7 @@ class Target(Importing):
             if own is not None and own["default_artifact_root"]:
                 root = own["default_artifact_root"]
             else:
-                root = append_to_uri_path(root, _WORKSPACES_DIRECTORY, self.workspace)
+                root = append_to_uri_path(root, WORKSPACES, self.workspace)
         return str(append_to_uri_path(root, *parts))
 
     def lose(self, owner: Owner, field: str, reason: str) -> None:

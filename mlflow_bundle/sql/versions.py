@@ -36,6 +36,7 @@ FIRST_VERSION = {
     "6f8d9c3b2a1e": "3.15",
     "b7e2c1a4d9f3": "3.16",
     "dc11669786a5": "3.17",
+    "f4a9b2c7d1e6": "3.18",
 }
 """Last revision of a minor version to the first version that has it."""
 

@@ -46,6 +46,7 @@ CAME_WITH = {
     "label_schema": (3, 14),
     "review_queue": (3, 14),
     "mcp_server": (3, 15),
+    "skill": (3, 18),
 }
 """Kind to the first version of MLflow that has it."""
 

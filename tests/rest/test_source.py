@@ -12,7 +12,7 @@ from mlflow_bundle.selection import Selection
 from tests.servers import MlflowServer
 
 
-@pytest.mark.parametrize(("newest", "is_told"), [((3, 16), True), ((3, 17), False)])
+@pytest.mark.parametrize(("newest", "is_told"), [((3, 16), True), ((3, 18), False)])
 def test_a_server_that_is_newer_than_what_is_known_is_told(
     full_server: MlflowServer,
     monkeypatch: pytest.MonkeyPatch,

@@ -16,6 +16,7 @@ from mlflow_bundle.rest.readers.label_schemas import LabelSchemaReader
 from mlflow_bundle.rest.readers.mcp_servers import McpServerReader
 from mlflow_bundle.rest.readers.review_queues import ReviewQueueReader
 from mlflow_bundle.rest.readers.scorers import ScorerReader
+from mlflow_bundle.rest.readers.skills import SkillReader
 from mlflow_bundle.rest.readers.traces import TraceReader
 from mlflow_bundle.rest.readers.webhooks import WebhookReader
 
@@ -33,6 +34,7 @@ _READERS: tuple[type[Reader], ...] = (
     ReviewQueueReader,
     DatasetReader,
     McpServerReader,
+    SkillReader,
     TraceReader,
     WebhookReader,
 )

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -18,6 +18,8 @@ from mlflow_bundle.kinds.reviews import ReviewQueue
 from mlflow_bundle.report import Loss
 from mlflow_bundle.rest.artifacts import ArtifactOwner
 from mlflow_bundle.rest.session import Session, since
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _FIRST_HIDDEN = (3, 4)
 """When the first came of the kinds that the server hides in deleted experiments: scorers."""
@@ -99,6 +101,35 @@ class Fetched(ABC):
 
     def close(self) -> None:
         """Free what is held."""
+
+
+class FetchedVersions(Fetched, Generic[StructT]):
+    """The versions of some entities, which are their items.
+
+    Args:
+        pool: Runs requests side by side.
+        read: Lists the versions of an entity by its id.
+        ids: Which entities.
+    """
+
+    def __init__(
+        self, pool: Executor, read: Callable[[str], list[StructT]], ids: Iterable[str]
+    ) -> None:
+        self._futures = {id: pool.submit(read, id) for id in ids}
+
+    def wait(self) -> None:
+        for future in self._futures.values():
+            exc = future.exception()
+            if exc is not None and not (isinstance(exc, ServerError) and exc.status is not None):
+                raise exc
+
+    def items(self, id: str) -> list[StructT]:
+        future = self._futures[id]
+        return [] if future.exception() is not None else future.result()
+
+    def failures(self, id: str) -> list[tuple[str, str]]:
+        exc = self._futures[id].exception()
+        return [("versions", exc.message)] if isinstance(exc, ServerError) else []
 
 
 class Reader(ABC):

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
 from mlflow_bundle.entities import PlainEntity
-from mlflow_bundle.errors import ServerError
 from mlflow_bundle.kinds.mcp_servers import (
     MCP_SERVER,
     McpAccessEndpoint,
     McpServer,
     McpServerVersion,
 )
-from mlflow_bundle.rest.readers.base import Chosen, Fetched, Reader
+from mlflow_bundle.rest.readers.base import Chosen, Fetched, FetchedVersions, Reader
 from mlflow_bundle.rest.session import API_3, Session
 
 MCP = f"{API_3}mcp-servers"
@@ -138,37 +138,18 @@ class McpServerReader(Reader):
         return _Versions(self._from.session, self._from.pool, names, self._latest)
 
 
-class _Versions(Fetched):
+class _Versions(FetchedVersions[McpServerVersion]):
     """The versions of some servers."""
 
     def __init__(
-        self, session: Session, pool: Any, names: list[str], latest: dict[str, str | None]
+        self, session: Session, pool: Executor, names: list[str], latest: dict[str, str | None]
     ) -> None:
+        super().__init__(pool, partial(list_versions, session), names)
         self._latest = latest
-        self._futures: dict[str, Future[list[McpServerVersion]]] = {
-            name: pool.submit(list_versions, session, name) for name in names
-        }
-
-    def wait(self) -> None:
-        for future in self._futures.values():
-            exc = future.exception()
-            if exc is not None and not (isinstance(exc, ServerError) and exc.status is not None):
-                raise exc
 
     def entity(self, entity: PlainEntity) -> PlainEntity:
         assert isinstance(entity, McpServer)
-        return with_own_description(entity, self._found(entity.id), self._latest.get(entity.id))
-
-    def items(self, id: str) -> Iterable[McpServerVersion]:
-        return self._found(id)
-
-    def failures(self, id: str) -> list[tuple[str, str]]:
-        exc = self._futures[id].exception()
-        return [("versions", exc.message)] if isinstance(exc, ServerError) else []
-
-    def _found(self, id: str) -> list[McpServerVersion]:
-        future = self._futures[id]
-        return [] if future.exception() is not None else future.result()
+        return with_own_description(entity, self.items(entity.id), self._latest.get(entity.id))
 
 
 def iter_servers(session: Session) -> Iterator[RestMcpServer]:

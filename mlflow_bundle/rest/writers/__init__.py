@@ -16,6 +16,7 @@ from mlflow_bundle.rest.writers.label_schemas import LabelSchemaWriter
 from mlflow_bundle.rest.writers.mcp_servers import McpServerWriter
 from mlflow_bundle.rest.writers.review_queues import ReviewQueueWriter
 from mlflow_bundle.rest.writers.scorers import ScorerWriter
+from mlflow_bundle.rest.writers.skills import SkillWriter
 from mlflow_bundle.rest.writers.traces import TraceWriter
 from mlflow_bundle.rest.writers.webhooks import WebhookWriter
 
@@ -32,6 +33,7 @@ _WRITERS: tuple[type[Writer], ...] = (
     LabelSchemaWriter,
     DatasetWriter,
     McpServerWriter,
+    SkillWriter,
     TraceWriter,
     WebhookWriter,
     # Finishes when everything else has: its items are traces.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from mlflow_bundle.contracts import Content
+from mlflow_bundle.credentials import mask_json
 from mlflow_bundle.entities import PlainEntity
 from mlflow_bundle.errors import SinkError
 from mlflow_bundle.remap import Placed
@@ -99,3 +101,10 @@ class Writer(ABC):
                 status=409,
             )
         return place
+
+
+def same_json(here: str | None, bundle: str | None) -> bool:
+    """Whether a JSON text here is the bundle's, in which credentials are masked."""
+    if here is None or bundle is None:
+        return here is bundle
+    return bool(json.loads(mask_json(here)) == json.loads(bundle))

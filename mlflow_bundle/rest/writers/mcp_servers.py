@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 from mlflow_bundle.contracts import Content
-from mlflow_bundle.credentials import MASK, mask_json, mask_uri
+from mlflow_bundle.credentials import MASK, mask_uri
 from mlflow_bundle.entities import PlainEntity
 from mlflow_bundle.errors import ServerError, UnsupportedEntityError
 from mlflow_bundle.kinds.mcp_servers import McpAccessEndpoint, McpServer, McpServerVersion
@@ -19,7 +19,7 @@ from mlflow_bundle.rest.readers.mcp_servers import (
     server_path,
     with_own_description,
 )
-from mlflow_bundle.rest.writers.base import Writer
+from mlflow_bundle.rest.writers.base import Writer, same_json
 
 _UNSETTABLE = ("created_by", "last_updated_by", "creation_timestamp", "last_updated_timestamp")
 _FIRST_STATUSES = frozenset({"draft", "active"})
@@ -280,13 +280,6 @@ class _Written:
 
     def _what(self, version: McpServerVersion) -> str:
         return f"{_what(self._server)}, version {version.version}"
-
-
-def same_json(here: str | None, bundle: str | None) -> bool:
-    """Whether a JSON text here is the bundle's, in which credentials are masked."""
-    if here is None or bundle is None:
-        return here is bundle
-    return bool(json.loads(mask_json(here)) == json.loads(bundle))
 
 
 def _same_uri(here: str | None, bundle: str | None) -> bool:

@@ -20,6 +20,7 @@ from mlflow_bundle.sql.readers.registry import Listed, Registry, RunPlace
 from mlflow_bundle.sql.readers.review_queues import ReviewQueueReader
 from mlflow_bundle.sql.readers.runs import RunReader
 from mlflow_bundle.sql.readers.scorers import ScorerReader
+from mlflow_bundle.sql.readers.skills import SkillReader
 from mlflow_bundle.sql.readers.traces import TraceReader
 from mlflow_bundle.sql.readers.webhooks import WebhookReader
 
@@ -49,6 +50,7 @@ PLAIN_READERS: tuple[type[Reader], ...] = (
     ReviewQueueReader,
     DatasetReader,
     McpServerReader,
+    SkillReader,
     TraceReader,
     WebhookReader,
 )

@@ -203,6 +203,20 @@ def _short(text: str) -> str:
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
+MADE = ("created_by", "last_updated_by", "created_at", "last_updated_at")
+"""Columns of who made a row of MLflow's younger registries, and when."""
+
+
+def made(row: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that tell what :data:`MADE` holds."""
+    return {
+        "created_by": row["created_by"],
+        "last_updated_by": row["last_updated_by"],
+        "creation_timestamp": row["created_at"],
+        "last_updated_timestamp": row["last_updated_at"],
+    }
+
+
 def ids_of(wanted: Sequence[Selected]) -> list[str]:
     """Return the ids of entities."""
     return [row.id for row in wanted]
@@ -215,6 +229,7 @@ def number(value: Any) -> int | None:
 
 __all__ = [
     "IDS_PER_QUERY",
+    "MADE",
     "Chosen",
     "Ids",
     "Items",
@@ -223,5 +238,6 @@ __all__ = [
     "Reading",
     "chunks",
     "ids_of",
+    "made",
     "number",
 ]

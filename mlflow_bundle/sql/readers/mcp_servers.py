@@ -13,9 +13,8 @@ from mlflow_bundle.kinds.mcp_servers import (
     McpServerVersion,
 )
 from mlflow_bundle.spool import Selected
-from mlflow_bundle.sql.readers.base import Chosen, Ids, Items, Nulls, Reader, ids_of
+from mlflow_bundle.sql.readers.base import MADE, Chosen, Ids, Items, Nulls, Reader, ids_of, made
 
-_MADE = ("created_by", "last_updated_by", "created_at", "last_updated_at")
 _ENDPOINT = ("id", "url", "transport_type", "server_version", "server_alias")
 _VERSION = ("version", "server_json", "status", "tools", "source", "connect_options")
 _COMPACT = (",", ":")
@@ -42,10 +41,10 @@ class McpServerReader(Reader):
             "mcp_access_endpoints",
             "server_name",
             ids,
-            (*_ENDPOINT, *_MADE),
+            (*_ENDPOINT, *MADE),
             order=("created_at", "id"),
         )
-        columns = ("name", "display_name", "description", "icons", *_MADE)
+        columns = ("name", "display_name", "description", "icons", *MADE)
         for row in self._records("mcp_servers", "name", wanted, columns):
             name = row["name"]
             nulls = Nulls()
@@ -57,17 +56,17 @@ class McpServerReader(Reader):
                 tags=nulls.tags("tags", tags.get(name, ())),
                 aliases=dict(sorted(aliases.get(name, ()))),
                 access_endpoints=[
-                    _endpoint(dict(zip((*_ENDPOINT, *_MADE), values, strict=True)))
+                    _endpoint(dict(zip((*_ENDPOINT, *MADE), values, strict=True)))
                     for values in endpoints.get(name, ())
                 ],
-                **_made(row),
+                **made(row),
                 null_fields=nulls.names,
             )
 
     def read_items(self, wanted: Sequence[Selected]) -> Items:
         ids = ids_of(wanted)
         found = self._rows.grouped(
-            "mcp_server_versions", "name", ids, (*_VERSION, *_MADE), order=("created_at", "version")
+            "mcp_server_versions", "name", ids, (*_VERSION, *MADE), order=("created_at", "version")
         )
         tags = self._rows.grouped(
             "mcp_server_version_tags", "name", ids, ("version", "key", "value")
@@ -75,7 +74,7 @@ class McpServerReader(Reader):
 
         def items(id: str, parent: str) -> Iterator[McpServerVersion]:
             for values in found.get(id, ()):
-                row = dict(zip((*_VERSION, *_MADE), values, strict=True))
+                row = dict(zip((*_VERSION, *MADE), values, strict=True))
                 nulls = Nulls()
                 told = {
                     field: self._json(
@@ -93,7 +92,7 @@ class McpServerReader(Reader):
                     tags=nulls.tags(
                         "tags", [tag[1:] for tag in tags.get(id, ()) if tag[0] == row["version"]]
                     ),
-                    **_made(row),
+                    **made(row),
                     null_fields=nulls.names,
                 )
 
@@ -117,14 +116,5 @@ class McpServerReader(Reader):
         return json.dumps(value, ensure_ascii=False, separators=separators)
 
 
-def _made(row: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "created_by": row["created_by"],
-        "last_updated_by": row["last_updated_by"],
-        "creation_timestamp": row["created_at"],
-        "last_updated_timestamp": row["last_updated_at"],
-    }
-
-
 def _endpoint(row: dict[str, Any]) -> McpAccessEndpoint:
-    return McpAccessEndpoint(**{name: row[name] for name in _ENDPOINT}, **_made(row))
+    return McpAccessEndpoint(**{name: row[name] for name in _ENDPOINT}, **made(row))

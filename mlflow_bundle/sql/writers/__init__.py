@@ -24,6 +24,7 @@ from mlflow_bundle.sql.writers.registry import RegistryWriter
 from mlflow_bundle.sql.writers.reviews import LabelSchemaWriter, ReviewQueueWriter
 from mlflow_bundle.sql.writers.runs import RunWriter
 from mlflow_bundle.sql.writers.scorers import ScorerWriter
+from mlflow_bundle.sql.writers.skills import SkillWriter
 from mlflow_bundle.sql.writers.traces import TraceWriter
 from mlflow_bundle.sql.writers.webhooks import WebhookWriter
 
@@ -67,6 +68,7 @@ def make_writers(to: Target, rollups: RollupQueue) -> dict[str, Writer]:
         LabelSchemaWriter(to),
         DatasetWriter(to, links),
         McpServerWriter(to),
+        SkillWriter(to),
         TraceWriter(to, links, rollups),
         ReviewQueueWriter(to),
         WebhookWriter(to),

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
 from msgspec import UNSET, UnsetType
 
 from mlflow_bundle.contracts import ArtifactFile, ArtifactTree, Content
+from mlflow_bundle.credentials import mask_json, mask_uri
 from mlflow_bundle.entities import Entity
 from mlflow_bundle.errors import ServerError
+from mlflow_bundle.sql.batch import Row
+from mlflow_bundle.sql.merge import Merge
 from mlflow_bundle.sql.target import Target
 from mlflow_bundle.tree_writer import TreeWriter
 
@@ -162,6 +166,58 @@ def json_text(value: str | None, name: str, nulls: Nulls) -> str | None:
     if value is not None:
         return value
     return None if name in null_names(nulls) else "null"
+
+
+def spaced(value: str | None) -> str | None:
+    """Return a JSON text as MLflow's columns of JSON hold it."""
+    return None if value is None else json.dumps(json.loads(value))
+
+
+def made(record: Any) -> Row:
+    """Return the columns that tell who made a row of MLflow's younger registries, and when."""
+    return {
+        "created_by": record.created_by,
+        "last_updated_by": record.last_updated_by,
+        "created_at": record.creation_timestamp or 0,
+        "last_updated_at": record.last_updated_timestamp or 0,
+    }
+
+
+def own_masked(
+    merge: Merge,
+    table: str,
+    row: Row,
+    here: Row | None,
+    *,
+    key: Collection[str],
+    compared: Iterable[str],
+    json_columns: Collection[str] = (),
+    uri_columns: Collection[str] = (),
+    name: str = "",
+) -> None:
+    """Write a row as :meth:`Merge.own`; what is here is compared without its credentials.
+
+    Args:
+        merge: The entity.
+        table: Where to.
+        row: All its values, masked as a bundle has them.
+        here: The row that is here.
+        key: Columns that it is found by.
+        compared: Columns that may be changed.
+        json_columns: Those that hold JSON texts; the text ``null`` says nothing.
+        uri_columns: Those that hold URIs.
+        name: How reports name it.
+    """
+    if here is not None:
+        row, here = dict(row), dict(here)
+        for column in json_columns:
+            if row[column] == "null":
+                row[column] = None
+            value = here[column]
+            here[column] = None if value in (None, "null") else mask_json(value)
+        for column in uri_columns:
+            here[column] = here[column] and mask_uri(here[column])
+    merge.own(table, row, here, key=key, compared=compared, name=name)
 
 
 def null_names(nulls: Nulls) -> Collection[str]:

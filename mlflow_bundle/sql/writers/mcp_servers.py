@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import json
-
 from mlflow.utils.semver_utils import encode_prerelease_sort_key, parse_semver
 
 from mlflow_bundle.contracts import Content
-from mlflow_bundle.credentials import MASK, mask_json, mask_uri
+from mlflow_bundle.credentials import MASK, mask_uri
 from mlflow_bundle.kinds.mcp_servers import McpAccessEndpoint, McpServer, McpServerVersion
 from mlflow_bundle.sql.batch import Row
 from mlflow_bundle.sql.merge import Merge
-from mlflow_bundle.sql.writers.base import Nulls, Writer, json_text, null_names
+from mlflow_bundle.sql.writers.base import (
+    Writer,
+    json_text,
+    made,
+    null_names,
+    own_masked,
+    spaced,
+)
 
 _SERVERS, _VERSIONS, _ENDPOINTS = "mcp_servers", "mcp_server_versions", "mcp_access_endpoints"
 _SERVER_COMPARED = ("display_name", "description", "icons")
 _VERSION_COMPARED = ("server_json", "status", "tools", "source", "connect_options")
 _ENDPOINT_COMPARED = ("url", "transport_type", "server_version", "server_alias")
-_JSON_COMPARED = frozenset({"icons", "server_json", "tools", "connect_options"})
+_VERSION_JSON = ("server_json", "tools", "connect_options")
 
 
 class McpServerWriter(Writer):
@@ -38,13 +43,18 @@ class McpServerWriter(Writer):
                 **within,
                 "display_name": server.display_name,
                 "description": server.description,
-                "icons": _json(server.icons, "icons", nulls),
-                "created_by": server.created_by,
-                "last_updated_by": server.last_updated_by,
-                "created_at": server.creation_timestamp or 0,
-                "last_updated_at": server.last_updated_timestamp or 0,
+                "icons": json_text(spaced(server.icons), "icons", nulls),
+                **made(server),
             }
-            self._own(merge, _SERVERS, row, here, tuple(within), _SERVER_COMPARED, "")
+            own_masked(
+                merge,
+                _SERVERS,
+                row,
+                here,
+                key=within,
+                compared=_SERVER_COMPARED,
+                json_columns=("icons",),
+            )
             tags = self._to.tags_of(self.kind, server.tags)
             merge.map("mcp_server_tags", within, tags, name="tags", nulls=null_names(nulls))
             for item in content.items():
@@ -60,29 +70,6 @@ class McpServerWriter(Writer):
             )
             self._write_endpoints(merge, server)
             merge.count()
-
-    def _own(
-        self,
-        merge: Merge,
-        table: str,
-        row: Row,
-        here: Row | None,
-        key: tuple[str, ...],
-        compared: tuple[str, ...],
-        name: str,
-    ) -> None:
-        """Write a row; what is here is compared as a bundle has it, without credentials."""
-        if here is not None:
-            row, here = dict(row), dict(here)
-            for column in compared:
-                if row[column] == "null":
-                    row[column] = None
-                value = here[column]
-                if column in _JSON_COMPARED:
-                    here[column] = None if value in (None, "null") else mask_json(value)
-                elif column == "source" and value:
-                    here[column] = mask_uri(value)
-        merge.own(table, row, here, key=key, compared=compared, name=name)
 
     def _write_version(
         self, merge: Merge, server: McpServer, version: McpServerVersion, within: Row
@@ -108,17 +95,25 @@ class McpServerWriter(Writer):
             "version_minor": order[1],
             "version_patch": order[2],
             "version_prerelease_sort_key": order[3],
-            "server_json": _json(version.server_json, "server_json", nulls),
             "status": version.status,
-            "tools": _json(version.tools, "tools", nulls),
             "source": version.source,
-            "connect_options": _json(version.connect_options, "connect_options", nulls),
-            "created_by": version.created_by,
-            "last_updated_by": version.last_updated_by,
-            "created_at": version.creation_timestamp or 0,
-            "last_updated_at": version.last_updated_timestamp or 0,
+            **{
+                column: json_text(spaced(getattr(version, column)), column, nulls)
+                for column in _VERSION_JSON
+            },
+            **made(version),
         }
-        self._own(merge, _VERSIONS, row, here, tuple(where), _VERSION_COMPARED, name)
+        own_masked(
+            merge,
+            _VERSIONS,
+            row,
+            here,
+            key=where,
+            compared=_VERSION_COMPARED,
+            json_columns=_VERSION_JSON,
+            uri_columns=("source",),
+            name=name,
+        )
         texts = (version.server_json, version.tools, version.connect_options, version.source)
         if here is None and any(MASK in text for text in texts if text):
             what = f"MCP server {server.name!r}, version {version.version}"
@@ -190,15 +185,8 @@ class McpServerWriter(Writer):
             "server_alias": endpoint.server_alias,
             "url": endpoint.url,
             "transport_type": endpoint.transport_type,
-            "created_by": endpoint.created_by,
-            "last_updated_by": endpoint.last_updated_by,
-            "created_at": endpoint.creation_timestamp or 0,
-            "last_updated_at": endpoint.last_updated_timestamp or 0,
+            **made(endpoint),
         }
-
-
-def _json(text: str | None, name: str, nulls: Nulls) -> str | None:
-    return json_text(None if text is None else json.dumps(json.loads(text)), name, nulls)
 
 
 def _shown(endpoint: McpAccessEndpoint) -> Row:

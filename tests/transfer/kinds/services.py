@@ -1,4 +1,4 @@
-"""MCP servers, webhooks and the gateway of a server, read without the package, and canaries.
+"""MCP servers, skills, webhooks and gateway of a server, read without the package, and canaries.
 
 What a server makes by itself, ids and times, is left out of what is read.
 """
@@ -59,6 +59,40 @@ def mcp_servers_of(server: MlflowServer) -> list[Json]:
         row["versions"] = _plain(versions)
         row["access_endpoints"] = _plain(row["access_endpoints"])
     return _plain(servers)
+
+
+def skills_of(server: MlflowServer) -> list[Json]:
+    """The skills with all that lies below them, and what their files hold."""
+    path = "3.0/mlflow/skills"
+    skills = call(server, "GET", path)["skills"]
+    for row in skills:
+        organization = row["organization"]
+        id = f"@{organization}/{row['name']}" if organization else row["name"]
+        row["versions"] = _plain(call(server, "GET", f"{path}/{id}/versions")["skill_versions"])
+        for version in row["versions"]:
+            if version["source_type"] == "mlflow":
+                version["files"] = _files_below(server, version.pop("source"))
+    return _plain(skills)
+
+
+def _files_below(server: MlflowServer, uri: str) -> dict[str, bytes]:
+    """The files at a location of the server's artifact proxy, by path."""
+    root, pending = uri.removeprefix("mlflow-artifacts:/"), [""]
+    base, found = f"{server.uri}/api/2.0/mlflow-artifacts/artifacts", dict[str, bytes]()
+    while pending:
+        directory = pending.pop()
+        listing = call(
+            server, "GET", "2.0/mlflow-artifacts/artifacts", params={"path": f"{root}{directory}"}
+        )
+        for entry in listing["files"]:
+            path = f"{directory}/{entry['path']}"
+            if entry["is_dir"]:
+                pending.append(path)
+            else:
+                reply = fast_session().get(f"{base}/{quote(root + path)}")
+                assert reply.ok
+                found[path] = reply.content
+    return found
 
 
 def gateway_of(server: MlflowServer) -> Json:

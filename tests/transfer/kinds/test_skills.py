@@ -1,0 +1,170 @@
+"""Skills travel with versions, tags, aliases and the files that were uploaded for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.compare import row_dump
+from tests.servers import MlflowServer
+from tests.sql.databases import change
+from tests.table_rows import Database
+from tests.tables import INSTALLED
+from tests.transfer.commands import command, export, import_
+from tests.transfer.kinds.services import CANARY, assert_no_canary, call, skills_of
+from tests.world import _Build
+from tests.world_services import (
+    NOWHERE,
+    make_skill,
+    make_skill_version,
+    skills,
+    upload_skill_version,
+)
+
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.skipif(INSTALLED < (3, 18), reason="MLflow has skills since 3.18"),
+]
+
+PATH = "3.0/mlflow/skills"
+GIT = {"source_type": "git", "source": f"{NOWHERE}/skills.git"}
+
+
+def numbers(server: MlflowServer) -> dict[int, str]:
+    """Status of each version of the only skill, by number, deleted ones too."""
+    rows = Database(server.database).rows("skill_versions")
+    return {row["version"]: row["status"] for row in rows}
+
+
+def test_skills_arrive_once_with_all_that_lies_below_them(
+    empty_server: Callable[[], MlflowServer], tmp_path: Path
+) -> None:
+    source, destination = empty_server(), empty_server()
+    skills(_Build(source.uri))
+    rows = row_dump(source.database)
+    bundle = tmp_path / "b.mlbundle"
+    exported = export(source, bundle)
+    assert row_dump(source.database) == rows
+    assert exported.report["done"]["skill"] == 3
+    listed = command("list", bundle, "skills/forecast").stdout
+    assert "artifacts/1/SKILL.md" in listed
+
+    import_(destination, bundle)
+    assert skills_of(destination) == skills_of(source)
+    command("diff", bundle, destination.uri)
+    rows = row_dump(destination.database)
+    again = import_(destination, bundle)
+    assert again.report["present"]["skill"] == 3
+    assert row_dump(destination.database) == rows
+
+    # A newer bundle: what is new comes, what was changed is a conflict until it is asked for.
+    build = _Build(source.uri)
+    upload_skill_version(build, "forecast", {"SKILL.md": b"newer"})
+    call(source, "POST", f"{PATH}/forecast/aliases", json={"alias": "next", "version": 7})
+    call(source, "POST", f"{PATH}/forecast/versions/1/tags", json={"key": "new", "value": "1"})
+    newer = tmp_path / "newer.mlbundle"
+    export(source, newer)
+    assert import_(destination, newer).conflicts == []
+    assert skills_of(destination) == skills_of(source)
+
+    icons = [{"src": f"{NOWHERE}/other.png"}]
+    call(source, "PATCH", f"{PATH}/forecast", json={"description": "changed", "icons": icons})
+    for number, status in ((7, "deprecated"), (3, "active"), (3, "deprecated")):
+        call(source, "PATCH", f"{PATH}/forecast/versions/{number}", json={"status": status})
+    call(source, "POST", f"{PATH}/forecast/aliases", json={"alias": "next", "version": 1})
+    changed = tmp_path / "changed.mlbundle"
+    export(source, changed)
+    kept = import_(destination, changed)
+    fields = [field for _, _, field in kept.conflicts]
+    assert fields == ["aliases.next", "description", "icons", "status", "status"]
+    import_(destination, changed, "--on-conflict", "update")
+    assert skills_of(destination) == skills_of(source)
+    command("verify", changed)
+
+
+def test_versions_keep_their_numbers(
+    empty_server: Callable[[], MlflowServer], tmp_path: Path
+) -> None:
+    source, destination = empty_server(), empty_server()
+    build = _Build(source.uri)
+    make_skill(build, "s")
+    for _ in range(4):
+        make_skill_version(build, "s", **GIT)
+    for number in (1, 3):
+        for status in ("draft", "deleted"):
+            call(source, "PATCH", f"{PATH}/s/versions/{number}", json={"status": status})
+    bundle = tmp_path / "b.mlbundle"
+    export(source, bundle)
+    # What a killed import left behind goes away.
+    there = _Build(destination.uri)
+    make_skill(there, "s")
+    filler = {"source": "https://mlflow-bundle.invalid/filler.git", "status": "draft"}
+    make_skill_version(there, "s", source_type="git", **filler)
+    import_(destination, bundle)
+    assert numbers(destination) == numbers(source)
+    assert numbers(source) == {1: "deleted", 2: "active", 3: "deleted", 4: "active"}
+
+
+def test_a_number_that_a_deleted_version_has_is_a_loss(
+    empty_server: Callable[[], MlflowServer], tmp_path: Path
+) -> None:
+    source, destination = empty_server(), empty_server()
+    for server in (source, destination):
+        build = _Build(server.uri)
+        make_skill(build, "s")
+        for _ in range(2):
+            make_skill_version(build, "s", **GIT)
+    for status in ("draft", "deleted"):
+        call(destination, "PATCH", f"{PATH}/s/versions/2", json={"status": status})
+    bundle = tmp_path / "b.mlbundle"
+    export(source, bundle)
+    for _ in range(2):
+        done = import_(destination, bundle, expect=3)
+        assert done.losses == [("skill", "s", "versions[2]")]
+        assert "deleted" in done.report["lost"][0]["reason"]
+    live = [n for n, status in numbers(destination).items() if status != "deleted"]
+    assert live == [1]
+
+
+def test_uploaded_versions_do_not_come_without_their_files(
+    empty_server: Callable[[], MlflowServer], tmp_path: Path
+) -> None:
+    source, destination = empty_server(), empty_server()
+    build = _Build(source.uri)
+    make_skill(build, "s")
+    upload_skill_version(build, "s", {"SKILL.md": b"1"})
+    make_skill_version(build, "s", **GIT)
+    bundle = tmp_path / "b.mlbundle"
+    export(source, bundle)
+    done = import_(destination, bundle, "--artifacts", "skip", expect=3)
+    assert done.losses == [("skill", "s", "versions[1]")]
+    assert numbers(destination) == {1: "deleted", 2: "active"}
+
+    # Files that are gone at the source are told of there.
+    (version, _) = call(source, "GET", f"{PATH}/s/versions")["skill_versions"]
+    where = version["source"].removeprefix("mlflow-artifacts:/")
+    (source.artifact_directory / where / "SKILL.md").unlink()
+    done = export(source, tmp_path / "gone.mlbundle", expect=3)
+    assert done.losses == [("skill", "s/1", "artifacts")]
+
+
+def test_no_credential_of_a_source_enters_a_bundle(
+    empty_server: Callable[[], MlflowServer], tmp_path: Path
+) -> None:
+    source, destination = empty_server(), empty_server()
+    build = _Build(source.uri)
+    make_skill(build, "s")
+    # MLflow refuses such sources by itself; whoever writes to its database does not.
+    make_skill_version(build, "s", **GIT)
+    token = f"https://u:ghp_{CANARY}0123@127.0.0.1:9/s.git"
+    change(source.database, "UPDATE skill_versions SET source = ?", token)
+    bundle = tmp_path / "b.mlbundle"
+    exported = export(source, bundle)
+    assert "skill.items.source (credentials masked)" in exported.report["adjusted"]
+    imported = import_(destination, bundle, expect=3)
+    assert_no_canary(bundle, exported, imported)
+    assert imported.losses == [("skill", "s", "versions[1]")]
+    assert "must not contain credentials" in imported.report["lost"][0]["reason"]
+    assert import_(source, bundle).conflicts == []
