@@ -141,7 +141,7 @@ def open_host(
 
     Raises:
         ServerError: Of type ``error``: it cannot be reached.
-        SelectionError: It is to be written, and can only be read.
+        SelectionError: It is to be written, and can only be read, or by a newer MLflow only.
     """
     host: WorkspaceHost
     if (directory := file_store(uri)) is not None:
@@ -154,8 +154,11 @@ def open_host(
             )
         host = FileStoreHost(directory)
     elif is_database(uri):
+        from mlflow_bundle.sql.versions import require_writing
         from mlflow_bundle.sql.workspaces import DatabaseWorkspaces
 
+        if error is SinkError:
+            require_writing()
         host = DatabaseWorkspaces(uri, error=error)
     else:
         from mlflow_bundle.rest.workspaces import ServerWorkspaces

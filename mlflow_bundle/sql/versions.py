@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mlflow_bundle.errors import SelectionError
 from mlflow_bundle.kinds import NEWEST_MLFLOW
 from mlflow_bundle.sql.database import Database
 
@@ -45,6 +46,10 @@ _LAST_REVISION = {version: revision for revision, version in FIRST_VERSION.items
 ]
 
 
+OLDEST_WRITTEN = "3.17"
+"""First version whose schema is written: older ones keep the same things in other columns."""
+
+
 def version_of(database: Database) -> str:
     """Return the oldest MLflow version whose schema this is; empty when that is not known."""
     return FIRST_VERSION.get(database.revision, "")
@@ -67,6 +72,27 @@ def migrations(below: str = "store/db_migrations") -> ScriptDirectory:
 def revisions_of(scripts: ScriptDirectory) -> set[str]:
     """Return the names of all revisions."""
     return {script.revision for script in scripts.walk_revisions()}
+
+
+def require_writing() -> None:
+    """Refuse to write where the installed MLflow is of before :data:`OLDEST_WRITTEN`.
+
+    Raises:
+        SelectionError: It is.
+    """
+    needed = next(
+        revision for revision, version in FIRST_VERSION.items() if version == OLDEST_WRITTEN
+    )
+    if needed in revisions_of(migrations()):
+        return
+    from mlflow.version import VERSION
+
+    raise SelectionError(
+        f"databases are written with MLflow {OLDEST_WRITTEN} or newer, and {VERSION} is installed "
+        "here",
+        hint=f"pip install 'mlflow>={OLDEST_WRITTEN}' (a server of that version has to read the "
+        "database then), or import through the server: --tracking-uri http://…",
+    )
 
 
 def is_unknown(database: Database) -> bool:

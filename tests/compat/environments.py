@@ -28,6 +28,8 @@ from pathlib import Path
 # So is OpenTelemetry's, by which the clients of that time make traces.
 _ANY_2_OR_3 = ("alembic<1.17", "Flask<3.2", "sqlalchemy<2.1", "gunicorn<24", "graphene<4")
 _OPENTELEMETRY = "opentelemetry-sdk<1.34"
+_OUR_OWN = ("msgspec<1", "msgpack<2", "zstandard<1", "rich<16", "fsspec")
+"""What this package needs beside MLflow: it runs there too."""
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "2.0.1": (
         "mlflow-skinny==2.0.1",
@@ -40,7 +42,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "sqlalchemy<2",
     ),
     "2.22.5": ("mlflow-skinny==2.22.5", *_ANY_2_OR_3, _OPENTELEMETRY),
-    "3.0.1": ("mlflow-skinny==3.0.1", *_ANY_2_OR_3, _OPENTELEMETRY),
+    "3.0.1": ("mlflow-skinny==3.0.1", *_ANY_2_OR_3, _OPENTELEMETRY, *_OUR_OWN),
     "3.10.1": (
         "mlflow-skinny==3.10.1",
         *_ANY_2_OR_3,
@@ -48,6 +50,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "huey<4",
         "numpy<3",
         "pandas<3",  # it takes no judge without
+        *_OUR_OWN,
     ),
 }
 """MLflow version to what is installed for it."""

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from mlflow_bundle.contracts import Content
+from mlflow_bundle.kinds.datasets import EvaluationDataset
+from mlflow_bundle.kinds.skills import Skill
+from tests.bundles.memory import write_bundle
 from tests.compare import row_dump
 from tests.servers import MlflowServer
 from tests.sql.databases import change, execute, read_back, rows
@@ -19,7 +23,7 @@ from tests.transfer.kinds.services import CANARY, call, skills_of
 from tests.world import _Build
 from tests.world_services import NOWHERE, skills, upload_skill_version
 
-pytestmark = pytest.mark.skipif(INSTALLED < (3, 18), reason="MLflow has skills since 3.18")
+has_skills = pytest.mark.skipif(INSTALLED < (3, 18), reason="MLflow has skills since 3.18")
 
 TABLES = ("skills", "skill_tags", "skill_aliases", "skill_versions", "skill_version_tags")
 
@@ -50,6 +54,7 @@ def held(place: Place, directory: Path) -> dict[str, list[Any]]:
     return {table: sorted(rows(uri, f"SELECT * FROM {table}"), key=repr) for table in TABLES}
 
 
+@has_skills
 def test_skills_come_into_each_database(source: Place, destination: Place, tmp_path: Path) -> None:
     store = store_of(source)
     store.create_skill("s", description="of  s\n ünï", icons=[{"src": "https://8.8.8.8/ü"}])
@@ -93,6 +98,7 @@ def test_skills_come_into_each_database(source: Place, destination: Place, tmp_p
     assert held(destination, tmp_path) == held(source, tmp_path)
 
 
+@has_skills
 def test_files_lie_in_the_workspace_of_their_skill(
     source: Place, target: Place, tmp_path: Path
 ) -> None:
@@ -112,6 +118,7 @@ def test_files_lie_in_the_workspace_of_their_skill(
     assert rows(target.uri, "SELECT workspace FROM skills ORDER BY 1") == [("default",), ("team",)]
 
 
+@has_skills
 def test_a_database_without_a_proxy_says_what_is_missing(
     source: Place, target: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +143,7 @@ def test_a_database_without_a_proxy_says_what_is_missing(
     ]
 
 
+@has_skills
 def test_a_masked_source_is_told_of(source: Place, target: Place, tmp_path: Path) -> None:
     store = store_of(source)
     store.create_skill_version("s", source_type="zip", source=f"https://u:{CANARY}@127.0.0.1/z")
@@ -148,6 +156,7 @@ def test_a_masked_source_is_told_of(source: Place, target: Place, tmp_path: Path
     assert CANARY in rows(source.uri, "SELECT source FROM skill_versions")[0][0]
 
 
+@has_skills
 @pytest.mark.server
 @pytest.mark.slow
 def test_a_server_shows_what_came_from_another_database(
@@ -174,3 +183,16 @@ def test_a_server_shows_what_came_from_another_database(
     upload_skill_version(_Build(server.uri), "forecast", {"SKILL.md": b"7"})
     versions = call(server, "GET", "3.0/mlflow/skills/forecast/versions")["skill_versions"]
     assert [version["version"] for version in versions] == [1, 2, 3, 4, 6, 7]
+
+
+def test_an_older_database_loses_skills_alone(target: Place, tmp_path: Path) -> None:
+    """A database of before MLflow 3.18 has no place for them."""
+    skill, dataset = Skill(name="s"), EvaluationDataset(dataset_id="d-1", name="d")
+    bundle = write_bundle(tmp_path / "b.mlbundle", [Content(entity=skill), Content(entity=dataset)])
+    for table in reversed(TABLES):
+        execute(target.uri, f"DROP TABLE IF EXISTS {table}")
+    for options in (("--dry-run",), ()):
+        report = imported(target, bundle, *options, expect=3)
+        assert [(loss["kind"], loss["id"]) for loss in report["lost"]] == [("skill", "s")]
+        assert "MLflow 3.18" in report["lost"][0]["reason"]
+    assert report["done"]["dataset"] == 1

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from mlflow_bundle.contracts import Content
 from mlflow_bundle.credentials import MASK
-from mlflow_bundle.errors import SelectionError
+from mlflow_bundle.errors import SelectionError, UnsupportedEntityError
 from mlflow_bundle.kinds.skills import Skill, SkillVersion
 from mlflow_bundle.skill_files import VersionTree
 from mlflow_bundle.sql.artifacts import in_workspace
@@ -45,6 +45,12 @@ class SkillWriter(Writer):
     def write(self, content: Content, *, dry: bool) -> None:
         skill = content.entity
         assert isinstance(skill, Skill)
+        if not self._to.database.has(_SKILLS):
+            raise UnsupportedEntityError(
+                f"skill {skill.id!r}: the database has no registry of skills (it came with MLflow "
+                "3.18)",
+                status=404,
+            )
         within: Row = {
             "workspace": self._to.workspace,
             "organization": skill.organization,
