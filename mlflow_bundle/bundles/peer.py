@@ -356,7 +356,7 @@ def _reserved(path: str) -> frozenset[str]:
     return frozenset()
 
 
-_STRUCT_TYPE: Any = msgspec.StructMeta  # an instance of it is a type[Struct]
+_STRUCT_TYPE: Any = type(msgspec.Struct)  # an instance of it is a type[Struct]
 
 _TYPES: dict[str, type[msgspec.Struct]] = {
     "experiment": docs.ExperimentDocument,

@@ -128,6 +128,8 @@ class Duration(_FloatBase):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
+        if isinstance(value, float):
+            return value  # converted already, as click 8.0 does with defaults
         text = str(value).strip().lower()
         parts = _DURATION.fullmatch(text)
         if parts is None or not text:

@@ -28,8 +28,18 @@ from pathlib import Path
 # So is OpenTelemetry's, by which the clients of that time make traces.
 _ANY_2_OR_3 = ("alembic<1.17", "Flask<3.2", "sqlalchemy<2.1", "gunicorn<24", "graphene<4")
 _OPENTELEMETRY = "opentelemetry-sdk<1.34"
-_OUR_OWN = ("msgspec<1", "msgpack<2", "zstandard<1", "rich<16", "fsspec")
-"""What this package needs beside MLflow: it runs there too."""
+_OLDEST_OF_OURS = (
+    "click==8.0.0",
+    "fsspec==2024.2.0",
+    "msgpack==1.0.8",
+    "msgspec==0.18.6",
+    "rich==13.0.0",
+    "sqlalchemy==2.0.0",
+    "zstandard==0.22.0",
+)
+"""The oldest of what this package needs beside MLflow (``pyproject.toml``): it runs there too."""
+_NEWEST_OF_OURS = ("fsspec", "msgpack<2", "msgspec<1", "rich<16", "zstandard<1")
+
 REQUIREMENTS: dict[str, tuple[str, ...]] = {
     "2.0.1": (
         "mlflow-skinny==2.0.1",
@@ -42,7 +52,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "sqlalchemy<2",
     ),
     "2.22.5": ("mlflow-skinny==2.22.5", *_ANY_2_OR_3, _OPENTELEMETRY),
-    "3.0.1": ("mlflow-skinny==3.0.1", *_ANY_2_OR_3, _OPENTELEMETRY, *_OUR_OWN),
+    "3.0.1": ("mlflow-skinny==3.0.1", *_ANY_2_OR_3, _OPENTELEMETRY, *_OLDEST_OF_OURS),
     "3.10.1": (
         "mlflow-skinny==3.10.1",
         *_ANY_2_OR_3,
@@ -50,7 +60,7 @@ REQUIREMENTS: dict[str, tuple[str, ...]] = {
         "huey<4",
         "numpy<3",
         "pandas<3",  # it takes no judge without
-        *_OUR_OWN,
+        *_NEWEST_OF_OURS,
     ),
 }
 """MLflow version to what is installed for it."""
