@@ -45,6 +45,8 @@ class SpanSpec:
     """One span to be sent; attributes are JSON values, as MLflow's own client sends them."""
 
     name: str
+    kind: str = "INTERNAL"
+    """MLflow keeps it since 3.18."""
     attributes: dict[str, Any] = field(default_factory=dict)
     parent: SpanSpec | None = None
     start_ns: int = T0 * MS
@@ -136,6 +138,7 @@ def _otel_span(trace_id: str, experiment_id: str, spec: SpanSpec) -> OTelSpan:
     )
     if spec.end_ns is not None:
         span.end_time_unix_nano = spec.end_ns
+    span.kind = Span.SpanKind.Value(f"SPAN_KIND_{spec.kind}")
     if spec.parent is not None:
         span.parent_span_id = bytes.fromhex(spec.parent.id)
     codes = {"UNSET": Status.STATUS_CODE_UNSET, "OK": Status.STATUS_CODE_OK}
@@ -202,6 +205,7 @@ def in_tracking_store(build: _Build) -> None:
     )
     llm = SpanSpec(
         name="llm",
+        kind="CLIENT",
         parent=root,
         start_ns=T0 * MS + 1,
         end_ns=T0 * MS + 2 * MS,

@@ -16,6 +16,7 @@ from mlflow_bundle.kinds.auth import Permission
 from mlflow_bundle.kinds.traces import Assessment, PromptVersionRef, Span
 from mlflow_bundle.references import rewrite_assessment, rewrite_permission, rewrite_values
 from mlflow_bundle.report import Report
+from mlflow_bundle.spans import comparable
 
 _KEYS = ("span_id", "assessment_id", "item_id", "version", "alias", "name", "key", "inputs")
 """Fields that tell the items of a plain entity apart; the first that an item has is its key."""
@@ -86,7 +87,7 @@ def _span(item: Span, names: Names) -> dict[str, Any]:
         span["attributes"] = attributes | rewrite_values(
             "span", "attributes", texts, names, Report()
         )
-    return span
+    return comparable(span)
 
 
 def _unheard(field_name: str) -> None:

@@ -19,6 +19,7 @@ from tests.compat.conftest import Newest, Old
 from tests.compat.contents import IRIS, LONG_POINTS, SHARED_RUNS, parsed
 from tests.compat.kinds import read_traces
 from tests.conftest import LendServer
+from tests.installed import has
 from tests.transfer.commands import Done, export, import_
 from tests.world import Json
 
@@ -279,6 +280,8 @@ def expected_parts(old: Old, newest: Newest) -> dict[str, int]:
             "trace rich spans.links",
             "webhook everything events",
         ]
+    if has(3, 18) and old.has(2, 14) and not old.has(3, 18):
+        lines += ["trace rich spans.kind"]
     if old.has(2, 14) and not old.has(3, 2):
         lines += newer_parts_of_traces(newest)
     if not old.has(3, 0):

@@ -69,7 +69,7 @@ from mlflow_bundle.rest.writers.trace_state import (
     missing,
 )
 from mlflow_bundle.rest.writers.traces_v2 import TracesV2
-from mlflow_bundle.spans import SpanEncoder
+from mlflow_bundle.spans import SpanEncoder, comparable, has_kind
 
 _NO_END = re.compile(r'"end_time_unix_nano"\s*:\s*null')
 _TRACES_AT_ONCE = 50
@@ -81,6 +81,9 @@ _LINKS_PER_REQUEST = 100
 
 _LINKED = '"links": [{'
 """What the content of a span with links holds."""
+
+_KIND = '"kind": "SPAN_KIND_'
+"""What the content of a span with a kind holds."""
 
 _OTEL_ID = re.compile(r"tr-[0-9a-f]{32}")
 
@@ -256,7 +259,7 @@ class TraceWriter(Writer):
         self._send_spans([job for job in sending if job not in later])
         list(self._to.files.map(lambda job: self._guarded(job, self._start), jobs))
         self._send_spans([job for job in later if not job.failed])
-        for step in (self._check_links, self._write_files):
+        for step in (self._check_links, self._check_kinds, self._write_files):
             for job in jobs:
                 if not job.failed:
                     self._guarded(job, step)
@@ -359,10 +362,10 @@ class TraceWriter(Writer):
             if self._to.session.is_missing(exc):
                 return True
             raise
-        present = {span.get("span_id"): span for span in answer.spans}
+        present = {span.get("span_id"): comparable(span) for span in answer.spans}
         is_open = job.here is None or job.here.state in OPEN_STATES
         job.spans = list(job.all_spans)
-        contents = (json.loads(self._encoder.content(text)) for text in job.spans)
+        contents = (comparable(json.loads(self._encoder.content(text))) for text in job.spans)
         # Older servers lack a part of every span, which sending it again does not bring.
         return any(
             (id := content.get("span_id")) not in present
@@ -385,6 +388,19 @@ class TraceWriter(Writer):
                 job.trace.id,
                 f"the server keeps no links of spans ({len(wanted - there)} spans have some)",
                 field="spans.links",
+                parent=job.source.experiment_id,
+            )
+
+    def _check_kinds(self, job: _Job) -> None:
+        """List the kinds of spans, which no server keeps before MLflow 3.18."""
+        if self._to.since(3, 18) or not self._sends_spans(job):
+            return
+        if count := sum(has_kind(json.loads(text)) for text in job.spans if _KIND in text):
+            self._to.report.lose(
+                Trace.kind,
+                job.trace.id,
+                f"the server keeps no kinds of spans ({count} spans have one)",
+                field="spans.kind",
                 parent=job.source.experiment_id,
             )
 
@@ -660,6 +676,8 @@ class TraceWriter(Writer):
         adjust(Trace.kind, f"tags.{ARTIFACT_LOCATION}")
         if job.source.spans_location == ARCHIVE_REPO:
             adjust(Trace.kind, "tags.mlflow.trace.archiveLocation (spans come unarchived)")
+        if job.source.spans_location == ARTIFACT_REPO and self._to.since(3, 18):
+            adjust(Trace.kind, f"tags.{SPANS_LOCATION} (the server takes none)")
         if FINALIZED not in job.trace.metadata and self._to.since(3, 12):
             adjust(Trace.kind, f"metadata.{FINALIZED} (the server adds it)")
         open_spans = sum(map(_is_open, job.spans))

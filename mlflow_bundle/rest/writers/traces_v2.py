@@ -29,7 +29,7 @@ from mlflow_bundle.rest.session import API
 from mlflow_bundle.rest.trace_records import RestTracesV2
 from mlflow_bundle.rest.upload import ArtifactWriter
 from mlflow_bundle.rest.writers.trace_state import here as as_here
-from mlflow_bundle.spans import SpanEncoder, span_v2
+from mlflow_bundle.spans import SpanEncoder, has_kind, span_v2
 
 _LOST = ("client_request_id", "request_preview", "response_preview", "run_ids", "prompts")
 _TRACES_PER_PAGE = 500
@@ -221,6 +221,9 @@ class TracesV2:
         if linked:
             reason = f"the server keeps no links of spans ({linked} spans have some)"
             self._lose(source, "spans.links", reason)
+        if kinds := sum(map(has_kind, spans)):
+            reason = f"the server keeps no kinds of spans ({kinds} spans have one)"
+            self._lose(source, "spans.kind", reason)
         old = [self._span(span, there.id) for span in spans]
         root: dict[str, Any] = next((s["attributes"] for s in old if not s["parent_id"]), {})
         made = {

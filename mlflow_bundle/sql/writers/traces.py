@@ -45,7 +45,7 @@ from mlflow_bundle.kinds.traces import (
 )
 from mlflow_bundle.references import rewrite_assessment, rewrite_values
 from mlflow_bundle.remap import Placed
-from mlflow_bundle.spans import SPAN_TYPE, SpanEncoder, attribute_value, id_bytes
+from mlflow_bundle.spans import SPAN_TYPE, SpanEncoder, attribute_value, id_bytes, is_same
 from mlflow_bundle.sql.batch import Row
 from mlflow_bundle.sql.merge import Merge
 from mlflow_bundle.sql.rollups import RollupQueue
@@ -257,7 +257,7 @@ class TraceWriter(Writer):
             times.add(row["start_time_unix_nano"] // 86_400_000_000_000)
             name = f"spans.{row['span_id']}"
             old = here.get(row["span_id"])
-            if old is None or old == "" or old != row["content"]:
+            if not old or (old != row["content"] and not is_same(old, row["content"])):
                 found = None if old is None else {**row, "content": old}
                 merge.own(
                     "spans",
