@@ -144,6 +144,7 @@ EXEMPT: tuple[Exemption, ...] = (
     *_times("evaluation_dataset_records", "created_time", "last_update_time"),
     *_times("scorer_versions", "creation_time"),
     *_times("issues", "created_timestamp", "last_updated_timestamp"),
+    Exemption("issues", "metadata", "the order of keys means nothing", same=_json),
     *_times("label_schemas", "created_time", "last_update_time"),
     Exemption("label_schemas", "created_by", NO_ENDPOINT),
     *_times("review_queues", "creation_time_ms", "last_update_time_ms"),

@@ -19,13 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.compare import row_dump
-from tests.servers import mlflow_version
+from tests.installed import has
 from tests.table_exemptions import EXEMPT, NOT_CARRIED, Exemption, RowExemption
 from tests.table_ids import Rename, Translation, pair_ids
 from tests.table_rows import Database, Row
-
-INSTALLED = tuple(int(part) for part in mlflow_version().split(".")[:2])
-"""Minor version of the installed MLflow, whose tables the databases of tests have."""
 
 _SKILL_TABLES = (
     "skills",
@@ -66,6 +63,7 @@ USER_TABLES = (
     "scorer_versions",
     "online_scoring_configs",
     "issues",
+    *(("issue_categories",) if has(3, 18) else ()),
     "label_schemas",
     "review_queues",
     "review_queue_users",
@@ -86,7 +84,7 @@ USER_TABLES = (
     "mcp_server_versions",
     "mcp_server_version_tags",
     "mcp_access_endpoints",
-    *(_SKILL_TABLES if INSTALLED >= (3, 18) else ()),
+    *(_SKILL_TABLES if has(3, 18) else ()),
     # gateway
     "model_definitions",
     "endpoints",

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from tests import world_scorers, world_services, world_traces
-from tests.world import Json, World, _Build, _pairs, build_world
+from tests.installed import has
+from tests.world import T0, Json, World, _Build, _pairs, build_world
 
 
 def build_genai_world(
@@ -114,6 +115,14 @@ def foundations(build: _Build) -> None:
         )
 
 
+_SINCE_3_18: Json = {}
+if has(3, 18):
+    _SINCE_3_18 |= {
+        "last_seen_timestamp": T0 + 5,
+        "metadata": {"z": 'letzter "ünï" 😀', "a": "", "json": '{"b": [1]}'},
+    }
+
+
 def issues(build: _Build) -> None:
     """Every status and severity, with and without a source run; two of the same name."""
 
@@ -139,8 +148,18 @@ def issues(build: _Build) -> None:
         categories=["correctness", "ünï"],
         source_run_id=build.runs["genai"],
         created_by="ana@example.org",
+        **_SINCE_3_18,
     )
     issue("resolved", "genai", "slow", "too slow", status="resolved", severity="low")
+    if has(3, 18):
+        build.call(
+            f"issues/{build.issues['resolved']}",
+            api="3.0",
+            method="PATCH",
+            issue_id=build.issues["resolved"],
+            last_updated_by="bo@example.org",
+            categories=["Latency", " latency", "cost"],
+        )
     issue("rejected", "genai", "noise", " ", status="rejected", severity="not_an_issue")
     issue("plain", "genai", "plain", "nothing optional", status="pending")
     issue("twin_1", "genai", "twin", "first", status="pending", severity="medium")

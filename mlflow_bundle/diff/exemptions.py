@@ -58,6 +58,7 @@ _SCORER_ID = "the server gives each scorer an id, by which nothing else knows it
 _OURS = "written by an import"
 _SERVER = "the server writes it by itself"
 _HELD = "MLflow's databases hold another number: none infinite, and no zero with a sign"
+_SINCE_3_18 = "MLflow before 3.18 has none; since, it is at first when the entity is made"
 _DEFAULT = "a server gives one of its own where there is none"
 
 _REGISTRY = ("registered_model", "prompt")
@@ -122,6 +123,7 @@ EXEMPTIONS: tuple[Exemption, ...] = (
     Exemption(kind="trace", field="response_preview", reason=_DEFAULT, only_empty=True),
     Exemption(kind="trace", field="assessments[[]].valid", reason=_NO_ENDPOINT),
     Exemption(kind="trace", field="assessments[[]].overrides", reason=_NO_ENDPOINT),
+    Exemption(kind="issue", field="last_seen_timestamp", reason=_SINCE_3_18, only_empty=True),
     Exemption(kind="dataset", field="digest", reason=_MADE),
     Exemption(kind="dataset", field="schema", reason=_SERVER),
     Exemption(kind="dataset", field="profile", reason=_SERVER),

@@ -87,7 +87,7 @@ class Merge:
         news: Collection[str] = (),
         name: str = "",
         holds: Any = None,
-    ) -> None:
+    ) -> Collection[str]:
         """Write a row that there is one of.
 
         Args:
@@ -99,10 +99,13 @@ class Merge:
             news: Those whose change is an addition this time.
             name: How reports name it; empty for the entity's own row.
             holds: Value by which others ask whether it waits to be written.
+
+        Returns:
+            The columns that get the values of ``row``.
         """
         if here is None:
             self._insert(table, row, name, holds)
-            return
+            return row.keys()
         changes = {
             column: row[column]
             for column in compared
@@ -112,6 +115,7 @@ class Merge:
         }
         if changes:
             self._update(table, {column: row[column] for column in key}, changes, name)
+        return changes.keys()
 
     def map(
         self,

@@ -69,6 +69,10 @@ def locations(server: MlflowServer) -> Json:
         lambda s: ask(s, "GET", f"{V2}model-versions/search?max_results=1000"),
         lambda s: ask(s, "POST", f"{V3}datasets/search", {"max_results": 100}),
         lambda s: ask(s, "POST", f"{V3}issues/search", {"max_results": 100}),
+        # Which servers before 3.18 do not restrict.
+        lambda s: ask(
+            s, "POST", f"{V3}issues/search", {"max_results": 100, "categories": ["LATENCY"]}
+        ),
         lambda s: ask(s, "GET", f"{V3}mcp-servers"),
     ],
     ids=[
@@ -79,6 +83,7 @@ def locations(server: MlflowServer) -> Json:
         "model versions",
         "datasets",
         "issues",
+        "issues of a category",
         "mcp servers",
     ],
 )

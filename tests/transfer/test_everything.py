@@ -12,6 +12,7 @@ import pytest
 
 from tests.compare import row_dump
 from tests.conftest import LendServer
+from tests.installed import has
 from tests.servers import MlflowServer
 from tests.table_exemptions import EXEMPT, Exemption
 from tests.tables import USER_TABLES, Comparison, changed_rows, compare_databases
@@ -37,6 +38,7 @@ IN_EXPERIMENTS = (
     "spans",
     "assessments",
     "issues",
+    *(("issue_categories",) if has(3, 18) else ()),
     "scorers",
     "label_schemas",
     "review_queues",

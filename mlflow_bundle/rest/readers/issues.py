@@ -31,11 +31,14 @@ class RestIssue(msgspec.Struct, frozen=True):
     created_timestamp: int | str | None = None
     last_updated_timestamp: int | str | None = None
     created_by: str | None = None
+    last_seen_timestamp: int | str | None = None
+    last_updated_by: str | None = None
+    metadata: dict[str, str] | None = None
 
     def record(self) -> Issue:
         """The record."""
         fields = msgspec.structs.asdict(self)
-        for name in ("created_timestamp", "last_updated_timestamp"):
+        for name in ("created_timestamp", "last_updated_timestamp", "last_seen_timestamp"):
             fields[name] = to_int(fields[name])
         return Issue(**fields)
 
