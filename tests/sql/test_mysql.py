@@ -14,6 +14,7 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+from tests.installed import has
 from tests.servers import prepare_directory
 from tests.sql.databases import change, execute, is_reachable, new_database, rows
 from tests.transfer.commands import Done, command
@@ -267,3 +268,64 @@ def test_the_encoding_that_a_uri_names_takes_no_characters(
     copy(f"{uri}?charset=latin1", target)
     assert rows(target, "SELECT value FROM tags WHERE key = 'note'") == [("日本 😀",)]
     assert rows(target, "SELECT name FROM experiments WHERE experiment_id = 1") == [("😀",)]
+
+
+def test_versions_of_an_mcp_server_that_differ_in_case_come_where_mysql_tells_them_apart(
+    source: Path, new_mysql: Callable[[str], str]
+) -> None:
+    """As it does since MLflow 3.18; before, nothing of the second may hang on the first."""
+    change(
+        source,
+        "INSERT INTO mcp_servers (workspace, name, created_at, last_updated_at)"
+        " VALUES ('default', 'io.x/y', 1, 1)",
+    )
+    for order, version in enumerate(("1.0.0-rc", "1.0.0-RC")):
+        change(
+            source,
+            "INSERT INTO mcp_server_versions (workspace, name, version, version_major,"
+            " version_minor, version_patch, version_prerelease_sort_key, server_json, status,"
+            " created_at, last_updated_at)"
+            " VALUES ('default', 'io.x/y', ?, 1, 0, 0, ?, '{}', 'active', ?, 1)",
+            *(version, version, order),
+        )
+        change(
+            source,
+            "INSERT INTO mcp_server_version_tags VALUES ('default', 'io.x/y', ?, ?, 'v')",
+            *(version, f"of {version}"),
+        )
+        change(
+            source,
+            "INSERT INTO mcp_server_aliases VALUES ('default', 'io.x/y', ?, ?)",
+            *(f"alias {order}", version),
+        )
+        change(
+            source,
+            "INSERT INTO mcp_access_endpoints (id, workspace, server_name, server_version, url,"
+            " transport_type, created_at, last_updated_at)"
+            " VALUES (?, 'default', 'io.x/y', ?, 'https://x/', 'streamable-http', 1, 1)",
+            *(f"{order}" * 36, version),
+        )
+    uri = new_mysql("")
+    tells = has(3, 18)
+    report = copy(source, uri, expect=0 if tells else 3).report
+    kept = ["1.0.0-RC", "1.0.0-rc"] if tells else ["1.0.0-rc"]
+    lost = sorted(loss["field"] for loss in report["lost"])
+    assert lost == (
+        []
+        if tells
+        else [
+            "access_endpoints.https://x/",
+            "aliases.alias 1",
+            "versions.1.0.0-RC",
+        ]
+    )
+    for table, column in (
+        ("mcp_server_versions", "version"),
+        ("mcp_server_version_tags", "version"),
+        ("mcp_server_aliases", "version"),
+        ("mcp_access_endpoints", "server_version"),
+    ):
+        assert sorted(v for (v,) in rows(uri, f"SELECT {column} FROM {table}")) == kept, table
+    again = copy(source, uri, expect=0 if tells else 3).report
+    assert (again["done"], again["conflicts"]) == ({}, [])
+    assert sorted(loss["field"] for loss in again["lost"]) == lost

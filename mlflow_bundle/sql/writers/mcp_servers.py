@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import msgspec
 from mlflow.utils.semver_utils import encode_prerelease_sort_key, parse_semver
 
 from mlflow_bundle.contracts import Content
@@ -57,26 +60,79 @@ class McpServerWriter(Writer):
             )
             tags = self._to.tags_of(self.kind, server.tags)
             merge.map("mcp_server_tags", within, tags, name="tags", nulls=null_names(nulls))
+            unlike = self._versions_here(merge, within)
+            lost: set[str] = set()
             for item in content.items():
                 assert isinstance(item, McpServerVersion)
-                self._write_version(merge, server, item, within)
+                if not self._write_version(merge, server, item, within, unlike):
+                    lost.add(item.version)
+            aliases = {a: version for a, version in server.aliases.items() if version not in lost}
+            for alias in server.aliases.keys() - aliases.keys():
+                self._lose(server, f"aliases.{alias}")
             merge.map(
                 "mcp_server_aliases",
                 within,
-                server.aliases,
+                aliases,
                 name="aliases",
                 key="alias",
                 value="version",
             )
-            self._write_endpoints(merge, server)
+            self._write_endpoints(merge, self._without(server, lost))
             merge.count()
 
+    def _versions_here(self, merge: Merge, within: Row) -> dict[str, str]:
+        """Return the versions here by what MySQL made of them before MLflow 3.18."""
+        dialect = self._to.database.dialect
+        if merge.fresh or not dialect.folds_keys:
+            return {}
+        return {
+            dialect.fold(row["version"]): row["version"]
+            for row in self._to.rows(_VERSIONS, within, ("version",))
+        }
+
+    def _objection(self, version: str, unlike: dict[str, str]) -> str:
+        """Return why there can be no such version here; empty when there can."""
+        dialect = self._to.database.dialect
+        if not dialect.folds_keys:
+            return ""
+        other = unlike.setdefault(dialect.fold(version), version)
+        column = self._to.table(_VERSIONS).c.version
+        if other == version or not dialect.is_one(self._to.connection, column, other, version):
+            return ""
+        return f"the database takes it for {other!r} (MLflow 3.18 and newer tell them apart)"
+
+    def _without(self, server: McpServer, lost: Collection[str]) -> McpServer:
+        """Return a server without access endpoints of versions that are not here."""
+        if not lost:
+            return server
+        endpoints: list[McpAccessEndpoint] = []
+        for endpoint in server.access_endpoints:
+            alias = endpoint.server_alias or ""
+            if endpoint.server_version in lost or server.aliases.get(alias) in lost:
+                self._lose(server, f"access_endpoints.{endpoint.url}")
+            else:
+                endpoints.append(endpoint)
+        return msgspec.structs.replace(server, access_endpoints=endpoints)
+
+    def _lose(self, server: McpServer, field: str) -> None:
+        reason = "its version could not be made"
+        self._to.report.lose(self.kind, server.id, reason, field=field)
+
     def _write_version(
-        self, merge: Merge, server: McpServer, version: McpServerVersion, within: Row
-    ) -> None:
+        self,
+        merge: Merge,
+        server: McpServer,
+        version: McpServerVersion,
+        within: Row,
+        unlike: dict[str, str],
+    ) -> bool:
+        """Write a version; return whether there can be one of its number."""
         where: Row = {**within, "version": version.version}
         here = None if merge.fresh else self._to.row(_VERSIONS, where, *_VERSION_COMPARED)
         nulls, name = version.null_fields, f"versions.{version.version}"
+        if here is None and (reason := self._objection(version.version, unlike)):
+            self._to.report.lose(self.kind, server.id, reason, field=name)
+            return False
         try:
             parsed = parse_semver(version.version)
             order = (
@@ -88,7 +144,7 @@ class McpServerWriter(Writer):
         except Exception as exc:  # MLflow's own, of several types
             reason = f"its number is none that MLflow takes: {exc}"
             self._to.report.lose(self.kind, server.id, reason, field=name)
-            return
+            return False
         row: Row = {
             **where,
             "version_major": order[0],
@@ -126,6 +182,7 @@ class McpServerWriter(Writer):
             name=f"{name}.tags",
             nulls=[f"{name}.{entry}" for entry in null_names(nulls)],
         )
+        return True
 
     def _write_endpoints(self, merge: Merge, server: McpServer) -> None:
         within = {"workspace": self._to.workspace, "server_name": server.name}
