@@ -260,7 +260,7 @@ REFERENCES = (
     *(
         Reference("permission", kind, _id_of(kind), "resource_pattern")
         for kind in (
-            *("experiment", "prompt", "mcp_server"),
+            *("experiment", "prompt", "mcp_server", "skill"),
             *("gateway_secret", "gateway_model_definition", "gateway_endpoint"),
         )
     ),

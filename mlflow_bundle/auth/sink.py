@@ -12,7 +12,7 @@ from mlflow_bundle.contracts import Content, Sink, SourceInfo
 from mlflow_bundle.entities import Entity
 from mlflow_bundle.errors import ServerError
 from mlflow_bundle.importing import Importing
-from mlflow_bundle.kinds import APART
+from mlflow_bundle.kinds import APART, KINDS
 from mlflow_bundle.kinds.auth import Role, User, scorer_pattern
 from mlflow_bundle.kinds.mcp_servers import McpServer
 from mlflow_bundle.kinds.scorers import Scorer
@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # it loads what databases need, and most imports have none of
     from mlflow_bundle.auth.writer import AuthWriter
 
 
-_NAMED = (Scorer.kind, McpServer.kind)
+_NAMED = tuple(kind for kind in (Scorer.kind, McpServer.kind, "skill") if kind in KINDS)
 """Kinds that only permissions refer to by name: no other sink places them by it."""
 
 
@@ -130,8 +130,6 @@ class AuthSink(Sink):
 
 def _as_permissions_name(entity: Entity) -> tuple[str, str] | None:
     """Return kind and name that only permissions use; None for what they name like all others."""
-    if isinstance(entity, McpServer):
-        return entity.kind, entity.id
     if isinstance(entity, Scorer):
         return SCORER_NAME, scorer_pattern(entity.experiment_id, entity.name)
-    return None
+    return (entity.kind, entity.id) if entity.kind in _NAMED else None

@@ -33,6 +33,7 @@ from mlflow_bundle.remap import Remap
 from mlflow_bundle.report import Report
 from mlflow_bundle.selection import Selection
 from tests.conftest import LendServer
+from tests.installed import has
 from tests.servers import (
     ADMIN,
     MlflowServer,
@@ -700,6 +701,34 @@ def test_the_destinations_own_of_a_name_is_given_to_nobody(tmp_path: Path) -> No
         for name in ("run 0123", "weird x")
         for part in ("name", "permission")
     ]
+
+
+def test_permissions_on_skills_are_known_where_mlflow_has_them(tmp_path: Path) -> None:
+    """It has them since 3.18; one of a skill is called as the skill is."""
+    source = filled(
+        tmp_path / "source",
+        "INSERT INTO roles (id, name, workspace) VALUES (1, 'r', 'default')",
+        *(
+            "INSERT INTO role_permissions (role_id, resource_type, resource_pattern, permission)"
+            f" VALUES (1, 'skill', '{pattern}', '{permission}')"
+            for pattern, permission in (("*", "DENY"), ("@acme/gone", "EDIT"), ("gone", "READ"))
+        ),
+    )
+    target = filled(tmp_path / "target")
+    done = copied(source, target, expect=0 if has(3, 18) else 3)
+    permissions = {row[2:5] for row in target.rows()["role_permissions"]}
+    if has(3, 18):
+        assert permissions == {("skill", "*", "DENY")}
+        assert done.report["adjusted"]["role.permissions (of what did not come)"] == 2
+    else:
+        assert permissions == set()
+        reasons = {loss["reason"] for loss in done.report["lost"]}
+        assert reasons == {"the installed MLflow knows no type of resource 'skill'"}
+    remap = Remap()
+    for id in ("@acme/here", "here"):
+        remap.place("skill", id, id)
+        grant = Permission(resource_type="skill", resource_pattern=id, permission="MANAGE")
+        assert rewrite_permission(grant, remap) == grant
 
 
 class _Refusing(Sink):
