@@ -2,9 +2,9 @@
 
 ``mlflow-artifacts:`` locations go through the server's proxy with our own requests, which is
 several times faster than MLflow's client; any other scheme goes through MLflow's artifact
-repositories with the caller's own credentials. A location on the server's own disk can be read
-only through the server, wherever it runs, so that a missing directory here is never mistaken for
-"no artifacts".
+repositories with the caller's own credentials. So do the files of a proxy that lets none through
+and signs URLs of its store instead. A location on the server's own disk can be read only through
+the server, wherever it runs, so that a missing directory here is never mistaken for "no artifacts".
 """
 
 from __future__ import annotations
@@ -302,9 +302,15 @@ class ProxiedArtifacts(HttpArtifacts):
                 return self._relay.open(file)
             except ServerError as exc:
                 # Of a deleted logged model only the proxy gives files.
-                if not self._session.is_missing(exc):
+                if not (self._session.is_missing(exc) or self._session.is_direct(exc)):
                     raise
-        return super().open(file)
+        if not self._session.is_direct():
+            try:
+                return super().open(file)
+            except ServerError as exc:
+                if not self._session.is_direct(exc):
+                    raise
+        return _repository_tree(f"{PROXY_SCHEME}:/{self._root}", self._session).open(file)
 
     def _file_request(self, path: str) -> tuple[str, None]:
         return f"{PROXY}/{quote(posixpath.join(self._root, path))}", None
@@ -473,7 +479,7 @@ class Uploader:
         Raises:
             ServerError: The store refused.
         """
-        if self._root is None:
+        if self._root is None or self._session.is_direct():
             return self._log_artifact(path, open_content)
         if (taken := _decoded_below(_ANY_ROOT, path)) != path:
             raise SinkError(
@@ -501,9 +507,14 @@ class Uploader:
                         break
                     response.close()
             time.sleep(pauses_s.pop(0))
-        if not response.ok:
+        if response.ok:
+            return content.size
+        try:
             self._session.refuse(response, path)
-        return content.size
+        except ServerError as exc:
+            if not self._session.is_direct(exc):
+                raise
+        return self._log_artifact(path, open_content)
 
     def _log_artifact(self, path: str, open_content: Callable[[], OpenedArtifact]) -> int:
         with (content := open_content()).stream:

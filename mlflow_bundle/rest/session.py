@@ -106,6 +106,8 @@ class Session:
         self._error = error
         self._patience = patience or Patience()
         self._has_answered = False
+        self._is_direct: bool | None = None
+        """Whether files pass the server by; None while nobody has asked."""
         self._lock = threading.Lock()
         self._credentials: Any = None
         self._credentials_until = 0.0
@@ -521,6 +523,18 @@ class Session:
                 raise
             return {}
         return answer if isinstance(answer, dict) else {}
+
+    def is_direct(self, refusal: ServerError | None = None) -> bool:
+        """Whether files pass the server by, at URLs of its store that it signs (MLflow 3.18).
+
+        Args:
+            refusal: What it said when it was asked to let one through; without it nothing is
+                asked, and the answer is what is known.
+        """
+        is_refused = refusal is not None and refusal.status == HTTPStatus.FORBIDDEN
+        if self._is_direct is None and is_refused:
+            self._is_direct = bool(self.server_info().get("artifacts_presigned_only"))
+        return bool(self._is_direct)
 
     @staticmethod
     def is_missing(error: ServerError) -> bool:

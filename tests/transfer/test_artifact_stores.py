@@ -68,3 +68,32 @@ def test_a_bucket(
     import_(server, tmp_path / "f.mlbundle")
     assert differences(snapshot(source.uri), snapshot(server.uri)) == []
     assert import_(server, tmp_path / "f.mlbundle").report["done"] == {}
+
+
+@pytest.mark.s3
+def test_a_server_that_lets_nothing_through_itself(
+    s3: dict[str, str],
+    empty_server: LendServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """One of 3.18 can be told to: files go to and from its store, at URLs that it signs."""
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    only = {**s3, "MLFLOW_ARTIFACTS_PRESIGNED_ONLY": "true"}
+    source, server, last = (
+        empty_server(artifacts=f"proxied:s3://mlflow/only-{number}", env=env, workers=1)
+        for number, env in enumerate((s3, only, s3))
+    )
+    build = Small(source.uri)
+    build.experiment("e", "e")
+    run = build.run("run", "e")
+    files = {"m/model.pkl": b"pickle", "empty": b"", "ü b/%.txt": b"odd"}
+    build.put_files(build.artifact_uri(run), files)
+    build.logged_model("model", "e", name="m", source_run_id=run, files={"a": b"b"})
+    for from_, to in ((source, server), (server, last)):
+        bundle = tmp_path / f"{to.uri.rpartition(':')[2]}.mlbundle"
+        assert export(from_, bundle).report["done"]["artifact"] == 5
+        import_(to, bundle)
+        assert import_(to, bundle).report["done"] == {}
+    assert differences(snapshot(source.uri), snapshot(last.uri)) == []
