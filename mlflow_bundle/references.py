@@ -57,6 +57,9 @@ _LONGEST_TRACE_EXPERIMENT = 100
 
 _CHUNK_BYTES = 1024 * 1024
 
+DETECTION_SCHEDULE = "mlflow.issueDetection.schedule"
+"""When a server looks for issues in an experiment, and whom it asks (MLflow 3.18)."""
+
 MLMODEL = "MLmodel"
 """File name of a model's metadata; it names the run and the logged model."""
 
@@ -230,6 +233,17 @@ def _gateway_endpoint_id(value: str, ids: Ids) -> str:
     return ids.get("gateway_endpoint", value) if _GATEWAY_ENDPOINT_ID.fullmatch(value) else value
 
 
+def _detection_schedule(value: str, ids: Ids) -> str:
+    """``mlflow.issueDetection.schedule``: JSON, which may name the secret that a model asks for."""
+    try:
+        id = json.loads(value)["model"]["secretId"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return value
+    if not isinstance(id, str) or not id:
+        return value
+    return value.replace(json.dumps(id), json.dumps(ids.get("gateway_secret", id)))
+
+
 def _model_name(value: str, ids: Ids) -> str:
     """A registered model, or a prompt: MLflow made these a type of their own later."""
     is_prompt = not ids.knows("registered_model", value) and ids.knows("prompt", value)
@@ -249,6 +263,7 @@ def _id_of(kind: str) -> Rewrite:
 
 REFERENCES = (
     Reference("experiment", "mlflow.experiment.sourceId", _gateway_endpoint_id),
+    Reference("experiment", DETECTION_SCHEDULE, _detection_schedule),
     Reference("run", "mlflow.parentRunId", _run_id),
     Reference("run", "mlflow.rootRunId", _run_id),
     Reference("run", "mlflow.log-model.history", _log_model_history),
@@ -287,7 +302,7 @@ NAMED_BY_PERMISSIONS = frozenset(
 )
 """Types of resources that a permission may name one of."""
 
-LATE_TAGS = {"experiment": frozenset({"mlflow.experiment.sourceId"})}
+LATE_TAGS = {"experiment": frozenset({"mlflow.experiment.sourceId", DETECTION_SCHEDULE})}
 """Tags that hold ids of what is placed after the entity itself is made."""
 
 SERVER_MADE_TAGS = {"logged_model": frozenset({MODEL_VERSIONS_TAG})}

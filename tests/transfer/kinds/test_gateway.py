@@ -238,3 +238,39 @@ def test_guardrails_and_bindings_follow_their_scorers(
     again = import_(destination, bundle, "--on-conflict", "fail")
     assert again.report["present"]["gateway_guardrail"] == 3
     assert row_dump(destination.database) == rows
+
+
+def test_the_schedule_of_an_experiment_names_its_secret(
+    empty_server: Callable[[], MlflowServer], tmp_path: Path
+) -> None:
+    """What looks for issues since MLflow 3.18 asks a model with it."""
+    source, destination = empty_server(), empty_server()
+    secret = post(
+        source,
+        "secrets/create",
+        secret_name="key",
+        secret_value={"api_key": "sk"},
+        provider="openai",
+    )["secret_id"]
+    key = "mlflow.issueDetection.schedule"
+    schedule = '{"version": 1, "model": {"model": "m", "secretId": "%s"}, "paused": true}'
+    tags = [{"key": key, "value": schedule % secret}]
+    body = {"name": "e", "tags": tags}
+    call(source, "POST", "2.0/mlflow/experiments/create", json=body)
+    bundle = tmp_path / "b.mlbundle"
+    export(source, bundle)
+
+    done = import_(destination, bundle, PLACEHOLDERS, "--verify")
+    rows = row_dump(destination.database)
+    ((there, *_),) = rows["secrets"]
+    assert there != secret
+    assert (key, schedule % there) in {tuple(row[:2]) for row in rows["experiment_tags"]}
+    assert done.report["verification"]["differences"] == []
+    again = import_(destination, bundle, PLACEHOLDERS)
+    assert (again.report["done"], again.conflicts) == ({}, [])
+    assert row_dump(destination.database) == rows
+
+    # Without the secret it names what is not there: that is told.
+    bare = empty_server()
+    adjusted = import_(bare, bundle, expect=3).report["adjusted"]
+    assert adjusted[f"experiment.tags.{key} (points outside)"] == 1
