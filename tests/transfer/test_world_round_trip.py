@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compare import Snapshot, differences, row_dump, snapshot
+from tests.compare import EXEMPT, Exemption, Snapshot, differences, row_dump, snapshot
 from tests.conftest import LendServer
 from tests.servers import MlflowServer
 from tests.tables import compare_databases
@@ -198,7 +198,10 @@ def test_the_data_of_mlflow_demo_arrives_row_for_row(
     )
     export(source, tmp_path / "demo.mlbundle")
     import_(server, tmp_path / "demo.mlbundle")
-    assert differences(snapshot(source.uri), snapshot(server.uri)) == []
+    # Evaluation datasets have new ids; since 3.18 the runs of the demo name theirs.
+    renamed = Exemption(("runs", "dataset_inputs", "demo-*", "source"), "compared by rows below")
+    exempt = (*EXEMPT, renamed)
+    assert differences(snapshot(source.uri), snapshot(server.uri), exempt=exempt) == []
     comparison = compare_databases(source.database, server.database)
     print(comparison)
     assert comparison.differences == []
