@@ -182,10 +182,14 @@ def comparable(trace: Json, ids: Mapping[str, str] | None = None) -> Json:
     for source, here in (ids or {}).items():
         text = text.replace(source, here)
     trace = json.loads(text)
+    if has(3, 18) and trace["tags"].get("mlflow.trace.spansLocation") == "ARTIFACT_REPO":
+        del trace["tags"]["mlflow.trace.spansLocation"]  # which servers take from nobody now
     for span in spans_of(trace):
         span["attributes"].pop("mlflow.experimentId", None)
         if not span.get("links"):
             span.pop("links", None)
+        if span.get("kind") == "SPAN_KIND_INTERNAL":  # what servers until MLflow 3.17 leave out
+            del span["kind"]
         # Servers until MLflow 3.10 tell none of a span that has not ended, later ones zero.
         if "end_time_unix_nano" in span:
             span["end_time_unix_nano"] = span["end_time_unix_nano"] or 0
@@ -225,6 +229,7 @@ def held(trace: Json, ids: Mapping[str, str] | None = None) -> Json:
     ]
     for span in spans_of(trace):
         span.pop("links", None)
+        span.pop("kind", None)
     return trace
 
 
