@@ -6,8 +6,8 @@
 - OTLP as protobuf: what ``/v1/traces`` takes.
 
 A server that receives OTLP encodes attribute values anew, but takes a text that is JSON already as
-it is (mlflow/tracing/otel/translation, ``sanitize_attributes``): sent as text, the objects and
-arrays of a span arrive byte for byte.
+it is (mlflow/tracing/otel/translation, ``sanitize_attributes``, ``strip_otlp_double_encoding``
+since 3.18): sent as text, the objects and arrays of a span arrive byte for byte.
 """
 
 from __future__ import annotations
