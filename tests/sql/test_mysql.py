@@ -161,6 +161,9 @@ def test_what_the_encoding_lacks_is_lost_and_nothing_is_changed(
         client.set_tag(run_id, key, key)
         client.log_metric(run_id, key, 1)
     uri = f"{new_mysql(LATIN)}?init_command=SET+sql_mode%3D'{mode}'"
+    if has(3, 18):  # whose own migrations make no tables in such a database
+        assert "COLLATION 'utf8mb4_bin' is not valid" in copy(source, uri, expect=1).stderr
+        return
     for _ in range(2):
         lost = [(kind, field) for kind, _, field in copy(source, uri, expect=3).losses]
         assert lost == [
