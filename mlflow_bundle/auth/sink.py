@@ -12,10 +12,11 @@ from mlflow_bundle.contracts import Content, Sink, SourceInfo
 from mlflow_bundle.entities import Entity
 from mlflow_bundle.errors import ServerError
 from mlflow_bundle.importing import Importing
-from mlflow_bundle.kinds import APART, KINDS
+from mlflow_bundle.kinds import APART
 from mlflow_bundle.kinds.auth import Role, User, scorer_pattern
 from mlflow_bundle.kinds.mcp_servers import McpServer
 from mlflow_bundle.kinds.scorers import Scorer
+from mlflow_bundle.kinds.skills import Skill
 from mlflow_bundle.references import SCORER_NAME
 from mlflow_bundle.selection import Selection
 from mlflow_bundle.users import map_users
@@ -24,7 +25,7 @@ if TYPE_CHECKING:  # it loads what databases need, and most imports have none of
     from mlflow_bundle.auth.writer import AuthWriter
 
 
-_NAMED = tuple(kind for kind in (Scorer.kind, McpServer.kind, "skill") if kind in KINDS)
+_NAMED = (Scorer.kind, McpServer.kind, Skill.kind)
 """Kinds that only permissions refer to by name: no other sink places them by it."""
 
 

@@ -14,16 +14,17 @@ from mlflow_bundle.kinds.datasets import EvaluationDataset
 from mlflow_bundle.kinds.skills import Skill
 from tests.bundles.memory import write_bundle
 from tests.compare import row_dump
+from tests.installed import has
 from tests.servers import MlflowServer
 from tests.sql.databases import change, execute, read_back, rows
 from tests.sql.imports import Place, exported, imported
-from tests.tables import INSTALLED, compare_databases
+from tests.tables import compare_databases
 from tests.transfer.commands import command, export, import_
 from tests.transfer.kinds.services import CANARY, call, skills_of
 from tests.world import _Build
 from tests.world_services import NOWHERE, skills, upload_skill_version
 
-has_skills = pytest.mark.skipif(INSTALLED < (3, 18), reason="MLflow has skills since 3.18")
+has_skills = pytest.mark.skipif(not has(3, 18), reason="MLflow has skills since 3.18")
 
 TABLES = ("skills", "skill_tags", "skill_aliases", "skill_versions", "skill_version_tags")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from tests.compare import row_dump
+from tests.installed import has
 from tests.servers import MlflowServer
 from tests.sql.databases import change
 from tests.table_rows import Database
-from tests.tables import INSTALLED
 from tests.transfer.commands import command, export, import_
 from tests.transfer.kinds.services import CANARY, assert_no_canary, call, skills_of
 from tests.world import _Build
@@ -25,7 +25,7 @@ from tests.world_services import (
 
 pytestmark = [
     pytest.mark.server,
-    pytest.mark.skipif(INSTALLED < (3, 18), reason="MLflow has skills since 3.18"),
+    pytest.mark.skipif(not has(3, 18), reason="MLflow has skills since 3.18"),
 ]
 
 PATH = "3.0/mlflow/skills"
