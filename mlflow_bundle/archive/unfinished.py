@@ -18,12 +18,14 @@ from mlflow_bundle.archive.content import (
     iter_spanning,
 )
 from mlflow_bundle.archive.index import Group
-from mlflow_bundle.archive.paths import order_key
+from mlflow_bundle.archive.paths import directory_key, order_key
 from mlflow_bundle.archive.recovery import scan_groups
 from mlflow_bundle.archive.source import ByteSource
 from mlflow_bundle.errors import LimitError
 
 _PAGE = 500
+_AFTER_CHILDREN = b"\x03"
+"""Behind the key of a directory: greater than the key of whatever lies in it."""
 
 
 class WrittenMember(NamedTuple):
@@ -84,11 +86,17 @@ class WrittenMembers:
 
     def iter_members(self) -> Iterator[WrittenMember]:
         """Yield every member in path order."""
-        after = b""
+        return self.iter_below("")
+
+    def iter_below(self, directory: str) -> Iterator[WrittenMember]:
+        """Yield each member below a directory in path order."""
+        after = directory_key(directory)
+        end = after + _AFTER_CHILDREN
         while True:
             rows = self._database.execute(
-                f"SELECT key, path, size FROM members WHERE key > ? ORDER BY key LIMIT {_PAGE}",
-                (after,),
+                "SELECT key, path, size FROM members WHERE key > ? AND key < ? ORDER BY key"
+                f" LIMIT {_PAGE}",
+                (after, end),
             ).fetchall()
             if not rows:
                 return

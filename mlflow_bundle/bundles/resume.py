@@ -156,6 +156,7 @@ class Progressed:
         self._seen: set[bytes] = set()
         self.changed: list[str] = []
         self.appeared: list[str] = []
+        self.vanished_files: list[str] = []
 
     def find(self, path: str) -> WrittenMember | None:
         """Return what was written at ``path`` of this tree."""
@@ -178,6 +179,11 @@ class Progressed:
                 if place is not None:
                     yield below, member.size, place
 
+    def iter_below(self, directory: str) -> Iterator[tuple[str, int]]:
+        """Yield path and size of each member below a directory, in path order."""
+        for member in self._members.iter_below(self._prefix + directory):
+            yield member.path.removeprefix(self._prefix), member.size
+
     def see(self, path: str) -> None:
         """Note that the source still has the entity of the document at ``path``."""
         self._seen.add(order_key(path))
@@ -198,7 +204,10 @@ class Progressed:
             for what, paths in (
                 ("changed at the source, and are here as they were,", self.changed),
                 ("appeared at the source, and are not here,", self.appeared),
-                ("vanished from the source, and are here as they were,", self.vanished()),
+                (
+                    "vanished from the source, and are here as they were,",
+                    self.vanished() + self.vanished_files,
+                ),
             )
             if paths
         ]
@@ -218,6 +227,10 @@ class Restored:
     totals: Counter[str] = field(default_factory=Counter)
     artifact_bytes: int = 0
     losses: list[Loss] = field(default_factory=list)
+    unfinished: dict[str, tuple[layout.Place, int, int]] = field(default_factory=dict)
+    """Of documents that are not written: what lies beside them, how many files, how many bytes."""
+    open_directory: str = ""
+    """Of the experiment that something was written of, and not its document."""
 
 
 def restore(before: Progressed) -> Restored:
@@ -227,18 +240,22 @@ def restore(before: Progressed) -> Restored:
         FormatError: A document is damaged.
     """
     restored = Restored()
-    pending_bytes: dict[str, tuple[int, int]] = {}
     for path, size, place in before.iter_written():
         if place.role == "artifact":
             # They count with their document; those of an unfinished entity come again.
-            files, total = pending_bytes.get(place.document, (0, 0))
-            pending_bytes[place.document] = files + 1, total + size
+            _, files, total = restored.unfinished.get(place.document, (place, 0, 0))
+            restored.unfinished[place.document] = place, files + 1, total + size
         elif place.role == "document":
-            files, total = pending_bytes.pop(place.document, (0, 0))
+            _, files, total = restored.unfinished.pop(place.document, (place, 0, 0))
             if files:
                 restored.totals["artifact"] += files
                 restored.artifact_bytes += total
             _restore_document(restored, path, place.kind, before.read(path))
+        top, _, below = path.partition("/")
+        if top == layout.EXPERIMENTS and "/" in below and place.kind != Experiment.kind:
+            restored.open_directory = f"{top}/{below.partition('/')[0]}"
+        else:
+            restored.open_directory = ""
     return restored
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, fields
 from datetime import datetime, timezone
 from http import HTTPStatus
@@ -28,6 +28,7 @@ from mlflow_bundle.bundles.cleaning import Cleaner
 from mlflow_bundle.bundles.parts import write_histories, write_items
 from mlflow_bundle.bundles.resume import (
     Progressed,
+    Restored,
     Unfinished,
     is_changed,
     made_at_ms,
@@ -55,7 +56,7 @@ from mlflow_bundle.entities import (
     RegisteredModel,
     Run,
 )
-from mlflow_bundle.errors import ServerError, SinkError
+from mlflow_bundle.errors import BundleError, ServerError, SinkError
 from mlflow_bundle.kinds import ALL_KINDS, KINDS
 from mlflow_bundle.kinds.workspaces import WORKSPACE, Workspace
 from mlflow_bundle.progress import Progress, SilentProgress
@@ -135,6 +136,7 @@ class BundleSink(Sink):
         self._unfinished = unfinished
         self._written: WrittenMembers | None = None
         self._before: Progressed | None = None
+        self._restored = Restored()
         self._cleaner = Cleaner(report)
         self._report = report
         self._options = options
@@ -204,7 +206,7 @@ class BundleSink(Sink):
         self._before = before
         # Everything that the source has now is compared with what was written.
         self.reserved_kinds = ALL_KINDS
-        restored = restore(before)
+        self._restored = restored = restore(before)
         self._open_experiment = _OpenExperiment(restored.runs, restored.logged_models)
         self._experiments = restored.experiments
         self._registry = restored.registry
@@ -260,7 +262,9 @@ class BundleSink(Sink):
 
     def put(self, content: Content) -> None:
         entity = content.entity
+        self._require_open_experiment()
         _require_size(entity)
+        self._restored.unfinished.pop(layout.document_path(entity), None)
         self._enter_section(_section_of(entity))
         if isinstance(entity, Run):
             self._put_run(entity, content)
@@ -276,6 +280,21 @@ class BundleSink(Sink):
         self._report.did(entity.kind)
         self._progress.advance(1)
 
+    def _require_open_experiment(self) -> None:
+        """Refuse to go on behind runs whose experiment is not there any more.
+
+        Raises:
+            BundleError: Its name is in no document, and the source does not have it either.
+        """
+        directory, self._restored.open_directory = self._restored.open_directory, ""
+        if directory and directory not in map(layout.experiment_directory, self._experiment_names):
+            raise BundleError(
+                f"this export was interrupted in the middle of {directory}, which the source does"
+                " not give any more: it cannot go on",
+                hint="`mlflow bundle recover` saves what the .partial file holds;"
+                " --restart deletes it and begins anew",
+            )
+
     def _put_run(self, run: Run, content: Content) -> None:
         directory = layout.entity_directory(run)
         mtime_ms = run.info.end_time or run.info.start_time
@@ -283,7 +302,12 @@ class BundleSink(Sink):
             f"{directory}/{layout.ARTIFACTS}", content.artifacts, f"run {run.id}", mtime_ms
         )
         histories = content.encoded_histories or content.histories
-        metrics, parts = write_histories(self._add_document, directory, histories())
+        metrics, parts = write_histories(
+            self,
+            directory,
+            histories(),
+            changed=lambda key: self._lose_changed(run, f"metrics.{key}"),
+        )
         cleaned = self._cleaned(run)
         document = docs.RunDocument(
             export_info=self._export_info,
@@ -334,10 +358,11 @@ class BundleSink(Sink):
                 entity.time_ms,
             )
         items, parts = write_items(
-            self._add_document,
+            self,
             directory,
             self._cleaner.clean_items(entity, content.items()),
             too_long=lambda position, size: self._lose_item(entity, position, size),
+            changed=lambda: self._lose_changed(entity, "items"),
         )
         document: docs.PlainDocument[PlainEntity, Any] = docs.PlainDocument(
             export_info=self._export_info,
@@ -438,18 +463,21 @@ class BundleSink(Sink):
             tree, files = NoArtifacts("unreadable"), []
         names: dict[str, str] = {}
         count = total = 0
+        written = {} if self._before is None else dict(self._before.iter_below(directory))
         for member, file in member_names(files):
             path = f"{directory}/{member}"
             if self._before is not None and self._before.reaches(path):
-                before = self._before.find(path)
-                if before is None:
+                size = written.pop(path, None)
+                if size is None:
                     self._lose_artifact(
                         owner_id, file, "it was not there before the export was interrupted"
                     )
                 else:
                     names |= {member: file.path} if needs_name(member) else {}
                     count += 1
-                    total += before.size
+                    total += size
+                    if file.size is not None and file.size != size:
+                        self._before.changed.append(f"artifact {owner_id}/{file.path}")
                 continue
             try:
                 with (opened := tree.open(file)).stream as stream:
@@ -470,6 +498,13 @@ class BundleSink(Sink):
             count += 1
             total += opened.size
             self._progress.advance(bytes=opened.size)
+        for path, size in written.items():  # the source no longer has them
+            member = path.removeprefix(f"{directory}/")
+            names |= {member: member} if needs_name(member) else {}
+            count += 1
+            total += size
+            if self._before is not None:
+                self._before.vanished_files.append(f"artifact {owner_id}/{member}")
         if count:
             self._totals["artifact"] += count
         self._artifact_bytes += total
@@ -491,6 +526,15 @@ class BundleSink(Sink):
             entity.kind, entity.id, reason, field=f"items[{position}]", parent=entity.parent
         )
 
+    def _lose_changed(self, entity: Entity, field: str) -> None:
+        reason = (
+            "it changed at the source while the export was interrupted in the middle of it: what"
+            " was written before is here, and not all of what came since"
+        )
+        self._report.lose(
+            entity.kind, entity.id, reason, field=field, parent=layout.parent_of(entity)
+        )
+
     def _losses_of(self, entity: Entity) -> list[Loss]:
         """What is lost of the entity that is being put."""
         lost, self._lost_artifacts = self._lost_artifacts, []
@@ -503,8 +547,21 @@ class BundleSink(Sink):
 
     def _add_document(self, path: str, document: object) -> None:
         if self._before is not None and self._before.reaches(path):
-            return  # a manifest or a part of an earlier attempt
+            return  # a manifest of an earlier attempt
         self._out.add(path, docs.encode(document))  # type: ignore[arg-type]
+
+    def add_part(self, path: str, part: msgspec.Struct) -> bytes | None:
+        """See `PartsWriter`."""
+        if self._before is None or not self._before.reaches(path):
+            self._out.add(path, docs.encode(part))
+            return None
+        return b"" if self._before.find(path) is None else self._before.read(path)
+
+    def written_parts(self, directory: str) -> Iterator[tuple[str, bytes]]:
+        """See `PartsWriter`."""
+        if self._before is not None:
+            for path, _ in self._before.iter_below(directory):
+                yield path, self._before.read(path)
 
     def _enter_section(self, section: int) -> None:
         """Write the manifests of the sections that are complete."""
@@ -532,8 +589,7 @@ class BundleSink(Sink):
         self._add_document(f"{section}/{layout.MANIFEST}", document)
 
     def finish(self) -> None:
-        self._enter_section(len(_SECTIONS))
-        self._add_notes()
+        self._complete()
         self._add_document(
             layout.MANIFEST,
             docs.ManifestDocument(
@@ -547,6 +603,20 @@ class BundleSink(Sink):
             ),
         )
         self._out.finish()
+
+    def _complete(self) -> None:
+        """Write and tell what comes behind everything that was put."""
+        self._require_open_experiment()
+        self._enter_section(len(_SECTIONS))
+        for document, (place, files, size) in self._restored.unfinished.items():
+            self._totals["artifact"] += files
+            self._artifact_bytes += size
+            reason = (
+                f"interrupted in the middle of it, and then the source did not give it any more;"
+                f" {files} files of it are here"
+            )
+            self._report.lose(place.kind, document, reason)
+        self._add_notes()
 
     def _add_notes(self) -> None:
         """Tell what changed since an interrupted export began, and which models have no files."""
@@ -599,8 +669,7 @@ class _WorkspaceSink(BundleSink):
                 self._resume(Progressed(self._whole._written, prefix))
 
     def finish(self) -> None:
-        self._enter_section(len(_SECTIONS))
-        self._add_notes()
+        self._complete()
         self._whole._totals.update(self._totals)
         self._whole._artifact_bytes += self._artifact_bytes
         self._whole.put(Content(entity=self._workspace))

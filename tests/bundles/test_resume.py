@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
+from mlflow_bundle.archive.writer import ArchiveWriter
+from mlflow_bundle.bundles import parts
 from mlflow_bundle.bundles.opening import open_tree, open_writer
 from mlflow_bundle.bundles.resume import find_unfinished
 from mlflow_bundle.bundles.sink import BundleSink, ExportOptions
+from mlflow_bundle.bundles.source import BundleSource
 from mlflow_bundle.contracts import ArtifactFile, Content, OpenedArtifact
-from mlflow_bundle.entities import Experiment, Run
+from mlflow_bundle.entities import Experiment, MetricHistory, Run
 from mlflow_bundle.errors import BundleError, SelectionError, SourceError
+from mlflow_bundle.kinds.datasets import DatasetRecord, EvaluationDataset
 from mlflow_bundle.report import Report
 from mlflow_bundle.selection import Selection
 from mlflow_bundle.transfer import transfer
@@ -25,6 +31,7 @@ from tests.bundles.trees import verified
 
 ALL = Selection.all()
 DEFAULT = ExportOptions()
+RUN_ID = "a" * 32
 FAR = -3
 """Where most of a bundle is written, counted from its last entity."""
 
@@ -240,6 +247,180 @@ def test_an_export_of_something_else_is_refused_and_the_partial_file_stays(
         export(path, made, **changes)
     assert "--restart" in caught.value.hint
     assert Path(f"{path}.partial").read_bytes() == before
+
+
+class HalfWritten:
+    """An export that is killed in the middle of one entity, and goes on from a changed source."""
+
+    def __init__(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._path = path
+        accept = ArchiveWriter._accept
+
+        def written_at_once(archive: ArchiveWriter, path: str, key: bytes) -> None:
+            accept(archive, path, key)
+            archive._end_group()
+            archive._write_pending(0)
+
+        monkeypatch.setattr(ArchiveWriter, "_accept", written_at_once)
+        monkeypatch.setattr(parts, "INLINE_POINTS_PER_KEY", 2)
+        monkeypatch.setattr(parts, "POINTS_PER_PART", 4)
+        monkeypatch.setattr(parts, "INLINE_ITEM_BYTES", 200)
+        monkeypatch.setattr(parts, "ITEM_PART_BYTES", 400)
+
+    def run(self, lengths: dict[str, int], **files: bytes) -> list[Content]:
+        """An experiment with a run that has histories of some lengths, and files."""
+        histories = [memory.history(key, *range(length)) for key, length in lengths.items()]
+        experiment = Content(entity=Experiment(experiment_id="98", name="98"))
+        return [experiment, memory.run(RUN_ID, "98", histories=histories, artifacts=files)]
+
+    def dataset(self, numbers: Sequence[int]) -> list[Content]:
+        """An evaluation dataset with a record for each number."""
+        records = [
+            DatasetRecord(dataset_record_id=f"r-{number}", inputs=f'{{"number": {number}}}')
+            for number in numbers
+        ]
+        entity = EvaluationDataset(dataset_id="d-1", name="questions")
+        return [Content(entity=entity, items=lambda: iter(records))]
+
+    def killed(self, made: list[Content]) -> None:
+        """Export until the last part of what comes in parts is written."""
+
+        def histories(content: Content) -> Iterator[MetricHistory]:
+            yield from content.histories()
+            raise Killed
+
+        def items(content: Content) -> Iterator[msgspec.Struct]:
+            yield from content.items()
+            raise Killed
+
+        dying = [
+            replace(
+                content,
+                histories=functools.partial(histories, content),
+                items=functools.partial(items, content),
+            )
+            for content in made
+        ]
+        with pytest.raises(Killed):
+            export(self._path, dying)
+
+    def gone_on(self, made: list[Content]) -> Report:
+        report = export(self._path, made)
+        assert verified(self._path).problems == []
+        return report
+
+    def read(self) -> dict[str, Content]:
+        """What the bundle holds, by id."""
+        source = BundleSource(open_tree(str(self._path)), name="")
+        source.select(ALL, Report("import-all"))
+        return {content.entity.id: content for content in source.iter_contents()}
+
+    def steps(self) -> dict[str, list[int]]:
+        """Steps of each history."""
+        found: dict[str, list[int]] = {}
+        for chunk in self.read()[RUN_ID].histories():
+            found.setdefault(chunk.key, []).extend(chunk.steps)
+        return found
+
+
+@pytest.fixture
+def half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HalfWritten:
+    return HalfWritten(tmp_path / "b.mlbundle", monkeypatch)
+
+
+def test_histories_go_on_behind_the_part_that_was_the_last_one(half_written: HalfWritten) -> None:
+    half_written.killed(half_written.run({"a": 3, "b": 6, "c": 9}))
+    report = half_written.gone_on(half_written.run({"a": 3, "b": 6, "c": 15}))
+    assert half_written.steps() == {"a": [0, 1, 2], "b": [*range(6)], "c": [*range(15)]}
+    assert report.losses == []
+
+
+@pytest.mark.parametrize(
+    ("now", "kept"),
+    [
+        ({"a": 2, "b": 10, "c": 9}, 6),  # a part more than there is room for
+        ({"a": 2, "b": 7, "c": 9}, 6),  # another last part
+        ({"a": 2, "b": 2, "c": 9}, 6),  # short now
+        ({"a": 2, "c": 9}, 6),  # gone
+    ],
+)
+def test_a_history_whose_place_is_passed_is_as_it_was_and_a_loss(
+    half_written: HalfWritten, now: dict[str, int], kept: int
+) -> None:
+    half_written.killed(half_written.run({"a": 2, "b": 6, "c": 9}))
+    report = half_written.gone_on(half_written.run(now))
+    assert half_written.steps() == {"a": [0, 1], "b": [*range(kept)], "c": [*range(9)]}
+    assert [(loss.kind, loss.id, loss.field) for loss in report.losses] == [
+        ("run", RUN_ID, "metrics.b")
+    ]
+
+
+def test_a_history_that_became_long_when_its_place_was_passed_is_a_loss(
+    half_written: HalfWritten,
+) -> None:
+    half_written.killed(half_written.run({"a": 2, "b": 6}))
+    report = half_written.gone_on(half_written.run({"a": 3, "b": 6}))
+    assert half_written.steps() == {"b": [*range(6)]}
+    assert [loss.field for loss in report.losses] == ["metrics.a"]
+
+
+@pytest.mark.parametrize(
+    ("now", "losses"),
+    [
+        (range(40), []),
+        (range(60), []),  # more behind the end
+        (range(-1, 40), ["items"]),  # one more at the beginning
+        (range(2), ["items"]),
+    ],
+)
+def test_items_go_on_behind_the_parts_that_were_written(
+    half_written: HalfWritten, now: Sequence[int], losses: list[str]
+) -> None:
+    half_written.killed(half_written.dataset(range(40)))
+    report = half_written.gone_on(half_written.dataset(now))
+    records = [cast(DatasetRecord, item) for item in half_written.read()["d-1"].items()]
+    if not losses:
+        assert [record.inputs for record in records] == [
+            f'{{"number": {number}}}' for number in now
+        ]
+    assert [loss.field for loss in report.losses] == losses
+
+
+def test_files_that_vanished_or_changed_in_the_middle_of_a_run_are_listed(
+    half_written: HalfWritten,
+) -> None:
+    half_written.killed(half_written.run({"a": 6}, gone=b"gone", other=b"1", same=b"same"))
+    report = half_written.gone_on(half_written.run({"a": 6}, other=b"22", same=b"same"))
+    artifacts = half_written.read()[RUN_ID].artifacts
+    found = {file.path: artifacts.open(file).stream.read() for file in artifacts.files()}
+    assert found == {"gone": b"gone", "other": b"1", "same": b"same"}
+    assert report.notes == [
+        "1 changed at the source, and are here as they were, since this export began:"
+        f" artifact {RUN_ID}/other",
+        "1 vanished from the source, and are here as they were, since this export began:"
+        f" artifact {RUN_ID}/gone",
+    ]
+
+
+def test_a_run_that_vanished_when_half_of_it_was_written_is_a_loss(
+    half_written: HalfWritten,
+) -> None:
+    made = half_written.run({"a": 6}, file=b"file")
+    half_written.killed(made)
+    report = half_written.gone_on(made[:1])
+    assert list(half_written.read()) == ["98"]
+    assert [(loss.kind, loss.id) for loss in report.losses] == [
+        ("run", f"experiments/98/{RUN_ID}/run.json")
+    ]
+
+
+def test_behind_the_runs_of_an_experiment_that_vanished_nothing_goes_on(
+    half_written: HalfWritten,
+) -> None:
+    half_written.killed(half_written.run({"a": 6}))
+    other = Content(entity=Experiment(experiment_id="99", name="99"))
+    with pytest.raises(BundleError, match="in the middle of experiments/98, which the source does"):
+        half_written.gone_on([other])
 
 
 def test_a_bundle_that_was_complete_but_for_its_name_gets_it(
