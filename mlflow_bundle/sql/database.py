@@ -174,7 +174,9 @@ class Database:
         """
         is_free = self.reading.acquire(timeout=_CLOSING_S)
         try:
-            self._held.close()
+            # Nothing was written over it: where the server has ended it, nothing is lost.
+            with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
+                self._held.close()
         finally:
             if is_free:
                 self.reading.release()

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy
 from sqlalchemy.engine import make_url
 
-from mlflow_bundle.errors import SinkError
+from mlflow_bundle.errors import SinkError, SourceError
 from mlflow_bundle.sql.database import Database
 from tests.compare import row_dump
 from tests.servers import MlflowServer
@@ -144,3 +144,21 @@ def test_a_lock_ends_with_its_import_though_a_pooler_keeps_the_session(
         with database.dialect.lock(database.engine) as is_held:
             assert is_held
         pool.dispose()
+
+
+@pytest.mark.parametrize(
+    ("dialect", "session", "end"),
+    [
+        ("postgresql", "SELECT pg_backend_pid()", "SELECT pg_terminate_backend({})"),
+        ("mysql", "SELECT connection_id()", "KILL {}"),
+    ],
+)
+def test_a_session_that_the_server_has_ended_is_closed_quietly(
+    dialect: str, session: str, end: str, prerequisite: Demand
+) -> None:
+    prerequisite(is_reachable(dialect), f"a {dialect} server")
+    with new_database(dialect, empty=False) as uri:
+        database = Database(uri, error=SourceError)
+        number = database.state.exec_driver_sql(session).scalar_one()
+        execute(server_uri(dialect), end.format(number))
+        database.close()
