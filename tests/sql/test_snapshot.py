@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import subprocess
 import sys
@@ -139,6 +140,30 @@ def test_the_file_and_its_journal_mode_stay(tmp_path: Path) -> None:
         assert path.read_bytes() == before
         with contextlib.closing(sqlite3.connect(path)) as connection:
             assert connection.execute("PRAGMA journal_mode").fetchone() == (mode,)
+
+
+def test_nothing_is_made_beside_a_database_with_a_log_that_nobody_has_open(tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    _make(path, mode="wal")
+    assert _numbers(f"sqlite:///{path}") == (0, 0)
+    assert os.listdir(tmp_path) == ["mlflow.db"]
+
+
+def test_a_write_to_a_database_with_a_log_while_it_is_copied_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mlflow.db"
+    _make(path, mode="wal")
+
+    def write(source: Path) -> bool:
+        with contextlib.closing(sqlite3.connect(source)) as server:
+            server.execute("UPDATE a SET n = 7")
+            server.commit()
+        return True
+
+    monkeypatch.setattr(sqlite, "_has_write_ahead_log", write)
+    assert not sqlite._copy_at_rest(path, tmp_path / "copy.db")
+    assert _numbers(f"sqlite:///{path}") == (7, 0)
 
 
 def test_what_is_only_in_the_write_ahead_log_is_seen(tmp_path: Path) -> None:

@@ -32,6 +32,9 @@ _AT_ONCE_S = 2.0
 """How long writers wait for a copy of the whole file."""
 _PROBE_BYTES = 32 * 1024 * 1024
 """After so many it is estimated how long the rest takes."""
+_PRINT_HEAD = "import sys; print(open(sys.argv[1], 'rb').read(20)[18:].hex())"
+_WRITE_AHEAD = "0202"
+"""Versions of the format that who writes and who reads has to know: those with a log."""
 _COPY_FILE = Path(__file__).with_name("copy_file.py")
 _PAGES_PER_STEP = 2000
 _PAUSE_S = 0.001
@@ -155,6 +158,8 @@ class _Starts:
 
 def _copy(source: Path, target: Path) -> None:
     uri = f"{source.resolve().as_uri()}?mode=ro"
+    if _copy_at_rest(source, target):
+        return
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=_BUSY_TIMEOUT_S)) as there:
             # A write-ahead log lets writers go on while one reads.
@@ -178,10 +183,67 @@ def _copy(source: Path, target: Path) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target.parent)) from exc
         if "readonly" in str(exc):
             exc = sqlite3.OperationalError(
-                "a write to it was interrupted, and reading alone cannot undo that: "
+                "its write-ahead log can be read only where files may be made beside it: "
+                "copy both, or let a server, or any program that may write it, open it"
+                if _beside(source, "-wal").exists()
+                else "a write to it was interrupted, and reading alone cannot undo that: "
                 "a server, or any program that may write it, does so when it opens it"
             )
         raise sqlalchemy.exc.OperationalError("backup", None, exc) from exc
+
+
+def _copy_at_rest(source: Path, target: Path) -> bool:
+    """Copy a database with a write-ahead log, as migrations of file stores leave it, if it is shut.
+
+    To read it in the usual way SQLite makes two files beside it, which stay when one may only read,
+    and reads nothing where it may make none.
+
+    Returns:
+        Whether it is copied; if not, there is no ``target``.
+    """
+    before = _state_at_rest(source)
+    if before is None or not _has_write_ahead_log(source):
+        return False
+    uri = f"{source.resolve().as_uri()}?mode=ro&immutable=1"
+    with (
+        contextlib.suppress(sqlite3.Error),  # the usual way tells what is wrong
+        contextlib.closing(sqlite3.connect(uri, uri=True)) as there,
+        contextlib.closing(sqlite3.connect(target)) as here,
+    ):
+        here.execute("PRAGMA journal_mode = OFF")
+        here.execute("PRAGMA synchronous = OFF")
+        there.backup(here)
+        if _state_at_rest(source) == before:
+            return True
+    target.unlink(missing_ok=True)
+    return False
+
+
+def _state_at_rest(source: Path) -> tuple[int, int, int] | None:
+    """What changes with every write, of a file that nobody has open with a log; else None."""
+    if any(_beside(source, end).exists() for end in ("-wal", "-journal")):
+        return None
+    found = source.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _beside(source: Path, end: str) -> Path:
+    """The file that SQLite keeps beside a database, whatever links lead to it."""
+    return Path(f"{source.resolve()}{end}")
+
+
+def _has_write_ahead_log(source: Path) -> bool:
+    """Whether the file's head says so; read by another process, as in `_copy_at_once`."""
+    if not sys.executable:
+        return False
+    words = [sys.executable, "-I", "-S", "-c", _PRINT_HEAD, str(source.resolve())]
+    try:
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, check=False, text=True
+        )
+    except OSError:  # no process
+        return False
+    return done.stdout.strip() == _WRITE_AHEAD
 
 
 def _copy_at_once(there: sqlite3.Connection, source: Path, target: Path) -> bool:
