@@ -1,9 +1,10 @@
 """An export that lost something, made whole: the old bundle and its source, read as one source.
 
 What is whole in the old bundle is copied from it. Only what its manifest lists as lost is fetched:
-an entity of which nothing but files is lost keeps its document and its other files. A loss that
-the source does not mend stays a loss. What appeared at the source since, and never was lost, is
-not fetched: that is for a new export.
+an entity of which nothing but files is lost keeps its document and its other files. With what was
+lost comes what only it tells of: logged models that a run names, the links of traces to it. A loss
+that the source does not mend stays a loss. What appeared at the source since, and never was lost,
+is not fetched: that is for a new export.
 """
 
 from __future__ import annotations
@@ -35,16 +36,29 @@ from mlflow_bundle.contracts import (
     Wanted,
 )
 from mlflow_bundle.credentials import mask_uri
-from mlflow_bundle.entities import VERSION_KIND, Entity, Experiment
+from mlflow_bundle.entities import (
+    VERSION_KIND,
+    Entity,
+    Experiment,
+    LoggedModel,
+    Prompt,
+    RegisteredModel,
+    Run,
+)
 from mlflow_bundle.errors import SelectionError, ServerError, SourceError
 from mlflow_bundle.kinds import ALL_KINDS
+from mlflow_bundle.kinds.traces import TRACED_MODEL, Trace
 from mlflow_bundle.kinds.workspaces import DEFAULT_WORKSPACE, WORKSPACE
+from mlflow_bundle.references import logged_model_id_of, run_id_of
 from mlflow_bundle.report import Loss, Report
 from mlflow_bundle.selection import Selection
 
 _ALL = ("all", "unknown")
 """Ids of losses that name no single entity."""
 _REGISTRY_OF_VERSION = {version: kind for kind, version in VERSION_KIND.items()}
+_LATER = (Run.kind, Trace.kind, LoggedModel.kind, Experiment.kind)
+"""Kinds that are looked at last, in this order: earlier ones name them, or lie in them."""
+_ORDER = (*(kind for kind in ALL_KINDS if kind not in _LATER), *_LATER)
 _VERSION_FILE = re.compile(r"(.+?)/[0-9]+/.", re.DOTALL)
 
 _ItemT = TypeVar("_ItemT")
@@ -166,6 +180,8 @@ class CompletedSource(Source):
             for key in _owners(loss):
                 self._lost[key].append(loss)
         self._fetched: set[_Key] = set()
+        self._relinks = False
+        """Whether traces may be linked to something that was lost."""
 
     @property
     def info(self) -> SourceInfo:
@@ -177,39 +193,57 @@ class CompletedSource(Source):
 
     def select(self, selection: Selection, report: Report) -> None:
         self._old.select(Selection.all(), report)
-        self._fresh.select(selection, _OfLosses(report, self))
+        unseen = _OfLosses(report, self)
+        self._fresh.select(selection, unseen)
         parents: set[str] = set()
-        # Experiments last: one that the old export lacks comes with what lies in it.
-        for kind in sorted(ALL_KINDS, key=lambda kind: kind == Experiment.kind):
+        named: set[_Key] = set()
+        for kind in _ORDER:
             for entity in self._fresh.iter_entities(kind):
                 key, parent = (kind, entity.id), layout.parent_of(entity)
                 is_new = not self._old.is_selected(*key)
-                needed = kind == Experiment.kind and is_new and entity.id in parents
+                is_parent = kind == Experiment.kind and entity.id in parents
+                needed = is_new and (is_parent or key in named)
                 if needed or self._is_lost(key, parent):
                     self._fetched.add(key)
                     parents.add(parent)
                     report.plan(kind, int(is_new))
+                    if not self._takes_old_document(key):
+                        named.update(_named_by(entity))
+                        self._relinks |= kind == Prompt.kind or (kind == Run.kind and is_new)
         for loss in self._losses:
             if loss.id not in _ALL and not self._fetched & set(_owners(loss)):
+                report.lose_again(loss)
+        for loss in unseen.losses:
+            key = (loss.kind, loss.id)
+            is_of_links = self._relinks and loss.kind == Trace.kind and loss.id in _ALL
+            if is_of_links or (key in named and not self._old.is_selected(*key)):
                 report.lose_again(loss)
 
     def _is_lost(self, key: _Key, parent: str) -> bool:
         kind, _ = key
-        if key in self._lost or self._lost_kinds.get(kind):
+        if key in self._lost or self._lost_kinds.get(kind) or self._is_relinked(key):
             return True
         is_lost = kind in self._lost_kinds or any(
             not loss.field for loss in self._lost.get((Experiment.kind, parent), ())
         )
         return is_lost and not self._old.is_selected(*key)
 
+    def _is_relinked(self, key: _Key) -> bool:
+        """Whether an old trace is read again because of what it may be linked to."""
+        return self._relinks and key[0] == Trace.kind and self._old.is_selected(*key)
+
     def is_of_losses(self, kind: str, id: str) -> bool:
         """Whether a loss that the source has now concerns what was lost before."""
         if kind in _REGISTRY_OF_VERSION:
             kind, id = _REGISTRY_OF_VERSION[kind], id.rpartition("/")[0]
-        return kind in self._lost_kinds if id in _ALL else self._is_lost((kind, id), "")
+        if id in _ALL:
+            return kind in self._lost_kinds or (kind == Trace.kind and self._relinks)
+        return (kind, id) in self._fetched or self._is_lost((kind, id), "")
 
     def _takes_old_document(self, key: _Key) -> bool:
         if not self._old.is_selected(*key) or self._lost_kinds.get(key[0]):
+            return False
+        if self._is_relinked(key):
             return False
         return all(loss.kind == "artifact" or loss.field == "artifacts" for loss in self._lost[key])
 
@@ -290,6 +324,27 @@ def _owners(loss: Loss) -> list[_Key]:
     names = [(kind, version_file[1]) for kind in VERSION_KIND] if version_file else []
     owner = loss.id.partition("/")[0]
     return [*names, *((kind, owner) for kind in ALL_KINDS if kind not in VERSION_KIND)]
+
+
+def _named_by(entity: Entity) -> Iterator[_Key]:
+    """Runs and logged models that come along with an entity."""
+    if isinstance(entity, Run):
+        for output in entity.outputs.model_outputs:
+            yield LoggedModel.kind, output.model_id
+        for read in entity.inputs.model_inputs:
+            yield LoggedModel.kind, read.model_id
+    elif isinstance(entity, RegisteredModel):
+        for version in entity.versions:
+            for run_id in (version.run_id, run_id_of(version.source)):
+                if run_id:
+                    yield Run.kind, run_id
+            model_id = logged_model_id_of(version.source)
+            if model_id is not None:
+                yield LoggedModel.kind, model_id
+    elif isinstance(entity, Trace):
+        model_id = logged_model_id_of(f"models:/{entity.metadata.get(TRACED_MODEL)}")
+        if model_id is not None:
+            yield LoggedModel.kind, model_id
 
 
 class _OfLosses(Report):

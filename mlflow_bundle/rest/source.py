@@ -198,7 +198,8 @@ class RestSource(Source):
         except ServerError as exc:
             if not (is_forbidden(exc) and selection.everything):
                 raise
-            self._report.lose(RegisteredModel.kind, "all", exc.message)
+            for kind in VERSION_KIND:  # one listing has both
+                self._report.lose(kind, "all", exc.message)
             return {}
 
     def _require(self, selection: Selection, models: dict[str, RegisteredModel]) -> None:

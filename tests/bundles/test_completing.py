@@ -15,8 +15,9 @@ from mlflow_bundle.bundles.completing import OldExport
 from mlflow_bundle.bundles.opening import open_tree, open_writer
 from mlflow_bundle.bundles.sink import BundleSink, ExportOptions
 from mlflow_bundle.contracts import ArtifactFile, Content, OpenedArtifact
-from mlflow_bundle.entities import RegisteredModel, Run
+from mlflow_bundle.entities import LoggedModel, RegisteredModel, Run
 from mlflow_bundle.errors import SelectionError, SourceError
+from mlflow_bundle.kinds.traces import Trace
 from mlflow_bundle.report import Report
 from mlflow_bundle.selection import Selection
 from mlflow_bundle.transfer import transfer
@@ -258,6 +259,50 @@ def test_a_listing_that_failed_is_made_up_for(whole: Path, tmp_path: Path) -> No
     assert set(server.handed_out) == {"sklearn_iris", *memory.ODD_NAMES}
     unlisted = Unlisted(without)
     assert [loss.id for loss in complete(old, tmp_path / "third", unlisted).losses] == ["all"]
+
+
+class Hiding(Server):
+    """A server that loses a run and does not know, then, what only that one names."""
+
+    def __init__(self, hidden: Collection[str]) -> None:
+        without = [content for content in memory.sample() if content.entity.id not in hidden]
+        super().__init__(without, lost={IRIS})
+
+
+def test_what_only_a_lost_run_names_comes_with_it(whole: Path, tmp_path: Path) -> None:
+    old, new = tmp_path / "old.mlbundle", tmp_path / "new.mlbundle"
+    export(old, Hiding({"m-1"}))
+    server = Server(memory.sample())
+    assert complete(old, new, server).losses == []
+    assert set(server.handed_out) == {IRIS, "m-1"}
+    assert members(new) == members(whole)
+
+
+def test_what_a_lost_run_names_and_cannot_be_had_is_a_loss(tmp_path: Path) -> None:
+    class Refusing(Server):
+        def select(self, selection: Selection, report: Report) -> None:
+            report.lose(LoggedModel.kind, "m-1", "refused", parent="1")
+            report.lose(LoggedModel.kind, "m-2", "of no concern", parent="1")
+            super().select(selection, report)
+
+    old, new = tmp_path / "old.mlbundle", tmp_path / "new.mlbundle"
+    export(old, Hiding({"m-1"}))
+    without = [content for content in memory.sample() if content.entity.id != "m-1"]
+    report = complete(old, new, Refusing(without))
+    assert [(loss.kind, loss.id) for loss in report.losses] == [("logged_model", "m-1")]
+
+
+def test_traces_are_read_again_that_a_lost_run_may_be_linked_to(tmp_path: Path) -> None:
+    old, new = tmp_path / "old.mlbundle", tmp_path / "new.mlbundle"
+    trace = Trace(trace_id="tr-1", experiment_id="1", request_time=1)
+    linked = msgspec.structs.replace(trace, run_ids=[IRIS])
+    export(old, Server([*memory.sample(), Content(entity=trace)], lost={IRIS}))
+    later = Trace(trace_id="tr-2", experiment_id="1", request_time=1)
+    server = Server([*memory.sample(), Content(entity=linked), Content(entity=later)])
+    complete(old, new, server)
+    assert set(server.handed_out) == {IRIS, "tr-1"}
+    document = json.loads(members(new)["experiments/1/traces/tr-1/trace.json"])
+    assert document["entity"]["run_ids"] == [IRIS]
 
 
 def test_a_bundle_that_lost_nothing_is_refused(whole: Path) -> None:

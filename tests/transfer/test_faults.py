@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -190,6 +191,27 @@ def test_an_export_with_losses_is_completed_by_asking_only_for_them(
     destination = empty_server()
     command("import-all", new, "--tracking-uri", destination.uri)
     assert differences(small_snapshot, snapshot(destination.uri)) == []
+
+
+@pytest.mark.parametrize("listing", ["/registered-models/search", "/runs/search"])
+def test_what_a_listing_that_was_lost_tells_of_others_is_completed_too(
+    listing: str, filled_genai_server: Callable[[], MlflowServer], tmp_path: Path
+) -> None:
+    is_broken = True
+
+    def forbid(method: str, path: str, true: Answer) -> Answer:
+        if is_broken and path.partition("?")[0].endswith(listing):
+            return Answer(403, "application/json", b"{}")
+        return true
+
+    whole, old, new = (tmp_path / f"{name}.mlbundle" for name in ("whole", "old", "new"))
+    with faulty(filled_genai_server().uri, forbid) as uri:
+        words = ["export-all", "--tracking-uri", uri, "-o"]
+        command(*words, old, expect=3)
+        is_broken = False
+        command(*words, new, "--complete", old)
+        command(*words, whole)
+    command("diff", whole, new)
 
 
 def test_the_first_loss_ends_an_import_if_asked_and_the_same_command_completes_it(
