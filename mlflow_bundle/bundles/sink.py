@@ -288,12 +288,7 @@ class BundleSink(Sink):
         """
         directory, self._restored.open_directory = self._restored.open_directory, ""
         if directory and directory not in map(layout.experiment_directory, self._experiment_names):
-            raise BundleError(
-                f"this export was interrupted in the middle of {directory}, which the source does"
-                " not give any more: it cannot go on",
-                hint="`mlflow bundle recover` saves what the .partial file holds;"
-                " --restart deletes it and begins anew",
-            )
+            raise _cannot_go_on(directory)
 
     def _put_run(self, run: Run, content: Content) -> None:
         directory = layout.entity_directory(run)
@@ -405,6 +400,7 @@ class BundleSink(Sink):
     def _put_registered_model(self, model: RegisteredModel, content: Content) -> None:
         directory = layout.entity_directory(model)
         written: dict[int, tuple[docs.ArtifactSummary, dict[str, str]]] = {}
+        self._require_versions_of_files(directory, content)
         # Directories sort as text: versions/10 comes before versions/2.
         for number in sorted(content.version_artifacts, key=str):
             version = next(v for v in model.versions if v.version == number)
@@ -448,6 +444,21 @@ class BundleSink(Sink):
         self._registry[model.kind].append(model.name)
         self._totals[VERSION_KIND[model.kind]] += len(versions)
         self._report.did(VERSION_KIND[model.kind], len(versions))
+
+    def _require_versions_of_files(self, directory: str, content: Content) -> None:
+        """Refuse to go on behind files of a version that is not there any more.
+
+        Raises:
+            BundleError: No entry could name them.
+        """
+        if self._before is None:
+            return
+        numbers = {str(number) for number in content.version_artifacts}
+        versions = f"{directory}/{layout.VERSIONS}"
+        for path, _ in self._before.iter_below(versions):
+            number = path.removeprefix(f"{versions}/").partition("/")[0]
+            if number not in numbers:
+                raise _cannot_go_on(f"{versions}/{number}")
 
     def _write_artifacts(
         self, directory: str, tree: ArtifactTree, owner: str, mtime_ms: int | None
@@ -712,6 +723,15 @@ class _PrefixedWriter:
 _SECTIONS = layout.ROOT_DIRECTORIES
 """Directories at the top in path order; some end with a manifest of what they hold."""
 _REGISTRY_KIND = {directory: kind for kind, directory in layout.REGISTRY_DIRECTORY.items()}
+
+
+def _cannot_go_on(directory: str) -> BundleError:
+    return BundleError(
+        f"this export was interrupted in the middle of {directory}, which the source does not give"
+        " any more: it cannot go on",
+        hint="`mlflow bundle recover` saves what the .partial file holds; --restart deletes it and"
+        " begins anew",
+    )
 
 
 def _require_size(entity: Entity) -> None:

@@ -19,7 +19,7 @@ from mlflow_bundle.bundles.resume import find_unfinished
 from mlflow_bundle.bundles.sink import BundleSink, ExportOptions
 from mlflow_bundle.bundles.source import BundleSource
 from mlflow_bundle.contracts import ArtifactFile, Content, OpenedArtifact
-from mlflow_bundle.entities import Experiment, MetricHistory, Run
+from mlflow_bundle.entities import Experiment, MetricHistory, RegisteredModel, Run
 from mlflow_bundle.errors import BundleError, SelectionError, SourceError
 from mlflow_bundle.kinds.datasets import DatasetRecord, EvaluationDataset
 from mlflow_bundle.report import Report
@@ -421,6 +421,25 @@ def test_behind_the_runs_of_an_experiment_that_vanished_nothing_goes_on(
     other = Content(entity=Experiment(experiment_id="99", name="99"))
     with pytest.raises(BundleError, match="in the middle of experiments/98, which the source does"):
         half_written.gone_on([other])
+
+
+def test_behind_the_files_of_a_version_that_vanished_nothing_goes_on(
+    half_written: HalfWritten,
+) -> None:
+    class Dying(memory.MemoryArtifacts):
+        def files(self) -> list[ArtifactFile]:
+            raise Killed
+
+    def model(*trees: memory.MemoryArtifacts) -> list[Content]:
+        artifacts = dict(enumerate(trees, 4 - len(trees)))
+        versions = [memory.version("m", number) for number in artifacts]
+        entity = RegisteredModel(name="m", versions=versions)
+        return [Content(entity=entity, version_artifacts=artifacts)]
+
+    files = memory.MemoryArtifacts({"MLmodel": b"{}"})
+    half_written.killed(model(files, files, Dying({})))
+    with pytest.raises(BundleError, match="in the middle of models/m/versions/1, which"):
+        half_written.gone_on(model(files, files))
 
 
 def test_a_bundle_that_was_complete_but_for_its_name_gets_it(
