@@ -200,10 +200,11 @@ class CompletedSource(Source):
         for kind in _ORDER:
             for entity in self._fresh.iter_entities(kind):
                 key, parent = (kind, entity.id), layout.parent_of(entity)
-                is_new = not self._old.is_selected(*key)
+                # Not by its id: scorers of several experiments may have one name.
+                is_new = not self._old.selects_document(layout.document_path(entity))
                 is_parent = kind == Experiment.kind and entity.id in parents
                 needed = is_new and (is_parent or key in named)
-                if needed or self._is_lost(key, parent):
+                if needed or self._is_lost(key, parent, is_new=is_new):
                     self._fetched.add(key)
                     parents.add(parent)
                     report.plan(kind, int(is_new))
@@ -219,14 +220,14 @@ class CompletedSource(Source):
             if is_of_links or (key in named and not self._old.is_selected(*key)):
                 report.lose_again(loss)
 
-    def _is_lost(self, key: _Key, parent: str) -> bool:
+    def _is_lost(self, key: _Key, parent: str, *, is_new: bool) -> bool:
         kind, _ = key
         if key in self._lost or self._lost_kinds.get(kind) or self._is_relinked(key):
             return True
         is_lost = kind in self._lost_kinds or any(
             not loss.field for loss in self._lost.get((Experiment.kind, parent), ())
         )
-        return is_lost and not self._old.is_selected(*key)
+        return is_lost and is_new
 
     def _is_relinked(self, key: _Key) -> bool:
         """Whether an old trace is read again because of what it may be linked to."""
@@ -238,7 +239,9 @@ class CompletedSource(Source):
             kind, id = _REGISTRY_OF_VERSION[kind], id.rpartition("/")[0]
         if id in _ALL:
             return kind in self._lost_kinds or (kind == Trace.kind and self._relinks)
-        return (kind, id) in self._fetched or self._is_lost((kind, id), "")
+        return (kind, id) in self._fetched or self._is_lost(
+            (kind, id), "", is_new=not self._old.is_selected(kind, id)
+        )
 
     def _takes_old_document(self, key: _Key) -> bool:
         if not self._old.is_selected(*key) or self._lost_kinds.get(key[0]):

@@ -17,6 +17,7 @@ from mlflow_bundle.bundles.sink import BundleSink, ExportOptions
 from mlflow_bundle.contracts import ArtifactFile, Content, OpenedArtifact
 from mlflow_bundle.entities import LoggedModel, RegisteredModel, Run
 from mlflow_bundle.errors import SelectionError, SourceError
+from mlflow_bundle.kinds.scorers import Scorer
 from mlflow_bundle.kinds.traces import Trace
 from mlflow_bundle.report import Report
 from mlflow_bundle.selection import Selection
@@ -259,6 +260,27 @@ def test_a_listing_that_failed_is_made_up_for(whole: Path, tmp_path: Path) -> No
     assert set(server.handed_out) == {"sklearn_iris", *memory.ODD_NAMES}
     unlisted = Unlisted(without)
     assert [loss.id for loss in complete(old, tmp_path / "third", unlisted).losses] == ["all"]
+
+
+def test_a_scorer_that_was_lost_comes_though_another_experiment_has_one_of_its_name(
+    tmp_path: Path,
+) -> None:
+    class Unlisted(Server):
+        def select(self, selection: Selection, report: Report) -> None:
+            report.lose("scorer", "all", "no answer", parent="2")
+            super().select(selection, report)
+
+    here, there = (
+        Content(entity=Scorer(experiment_id=id, name="polite", scorer_id=f"s-{id}"))
+        for id in ("1", "2")
+    )
+    old, new = tmp_path / "old.mlbundle", tmp_path / "new.mlbundle"
+    export(old, Unlisted([*memory.sample(), here]))
+    complete(old, new, Server([*memory.sample(), here, there]))
+    assert [path for path in members(new) if path.endswith("/scorer.json")] == [
+        "experiments/1/scorers/polite/scorer.json",
+        "experiments/2/scorers/polite/scorer.json",
+    ]
 
 
 class Hiding(Server):
