@@ -7,6 +7,7 @@ table or column of a newer MLflow holds is simply not there in an older one.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -16,6 +17,7 @@ from typing import Any
 import sqlalchemy
 from sqlalchemy import Connection, MetaData, Table
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.pool import NullPool
 
 from mlflow_bundle.credentials import MASK, mask_uri
 from mlflow_bundle.errors import SelectionError, ServerError
@@ -27,6 +29,14 @@ _CLOSING_S = 10.0
 _REVISIONS = "alembic_version"
 _IN_MEMORY = ":memory:"
 """SQLite's name for a database that ends with its connection."""
+
+
+def _is_told(record: logging.LogRecord) -> bool:
+    """Whether what SQLAlchemy logs is not what our own error says: that a session has ended."""
+    return not record.getMessage().startswith("Exception during reset")
+
+
+logging.getLogger(f"{NullPool.__module__}.{NullPool.__name__}").addFilter(_is_told)
 
 
 class Database:

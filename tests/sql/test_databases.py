@@ -154,11 +154,20 @@ def test_a_lock_ends_with_its_import_though_a_pooler_keeps_the_session(
     ],
 )
 def test_a_session_that_the_server_has_ended_is_closed_quietly(
-    dialect: str, session: str, end: str, prerequisite: Demand
+    dialect: str,
+    session: str,
+    end: str,
+    prerequisite: Demand,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     prerequisite(is_reachable(dialect), f"a {dialect} server")
     with new_database(dialect, empty=False) as uri:
         database = Database(uri, error=SourceError)
+        connection = database.engine.connect()
+        number = connection.exec_driver_sql(session).scalar_one()
+        execute(server_uri(dialect), end.format(number))
+        connection.connection.close()  # as SQLAlchemy does for one whose end it did not see
+        assert [r.msg for r in caplog.records if r.levelname == "ERROR"] == []
         number = database.state.exec_driver_sql(session).scalar_one()
         execute(server_uri(dialect), end.format(number))
         database.close()
