@@ -38,7 +38,11 @@ class Measured:
 
 
 def measure(what: str, *commands: str | list[str], environment: dict[str, str]) -> Measured:
-    """Run commands one after the other; a text runs in a shell. Fail when one fails."""
+    """Run commands one after the other; a text runs in a shell. Fail when one fails.
+
+    The disk has written before what earlier commands left it to write.
+    """
+    os.sync()
     seconds, peak_mb = 0.0, 0.0
     for command in commands:
         words = command

@@ -14,6 +14,7 @@ from mlflow_bundle.rest import records
 from mlflow_bundle.rest.artifacts import ArtifactOwner
 from mlflow_bundle.rest.destination import Destination, chunked
 from mlflow_bundle.rest.histories import PAGE_ROWS
+from mlflow_bundle.rest.lost_answers import made_once, of_origin
 from mlflow_bundle.rest.run_writer import MAX_METRICS, MAX_PARAMS
 from mlflow_bundle.rest.session import API
 from mlflow_bundle.rest.upload import ArtifactWriter, artifact_tags
@@ -40,10 +41,8 @@ class LoggedModelWriter:
                 "MLflow 3.0)",
                 status=404,
             )
-        tags = {
-            provenance.ORIGIN: provenance.origin_of(model.id, model.tags),
-            provenance.STATE: provenance.IMPORTING,
-        }
+        origin = provenance.origin_of(model.id, model.tags)
+        tags = {provenance.ORIGIN: origin, provenance.STATE: provenance.IMPORTING}
         body: dict[str, Any] = {
             "experiment_id": experiment_id,
             "name": model.name,
@@ -56,6 +55,16 @@ class LoggedModelWriter:
             if run is None:
                 self._to.report.adjust(LoggedModel.kind, "source_run_id (points outside)")
             body["source_run_id"] = run.id if run else model.source_run_id
+        info = made_once(lambda: self._post(model, body), lambda: self._find(experiment_id, origin))
+        for name in _UNSETTABLE:
+            self._to.report.adjust(LoggedModel.kind, name)
+        if model.status_message:
+            self._to.report.adjust(LoggedModel.kind, "status_message")
+        if model.status not in ("PENDING", *_SETTABLE_STATUS):
+            self._to.report.adjust(LoggedModel.kind, "status (PENDING)")
+        return info
+
+    def _post(self, model: LoggedModel, body: dict[str, Any]) -> records.RestModelInfo:
         answer: records.RestLoggedModelAnswer = self._to.session.post(
             f"{API}logged-models",
             body,
@@ -63,13 +72,20 @@ class LoggedModelWriter:
             what=f"logged model {model.id}",
             once=True,
         )
-        for name in _UNSETTABLE:
-            self._to.report.adjust(LoggedModel.kind, name)
-        if model.status_message:
-            self._to.report.adjust(LoggedModel.kind, "status_message")
-        if model.status not in ("PENDING", *_SETTABLE_STATUS):
-            self._to.report.adjust(LoggedModel.kind, "status (PENDING)")
         return answer.model.info
+
+    def _find(self, experiment_id: str, origin: str) -> records.RestModelInfo | None:
+        """Return the logged model of an origin, of which there was none before this import."""
+        body = {"experiment_ids": [experiment_id], "filter": of_origin(origin), "max_results": 1}
+        if body["filter"] is None:
+            return None
+        found: records.RestLoggedModels = self._to.session.post(
+            f"{API}logged-models/search",
+            body,
+            type=records.RestLoggedModels,
+            what="logged models",
+        )
+        return found.models[0].info if found.models else None
 
     def write(self, content: Content, placed: Placed, here: LoggedModel | None) -> None:
         """Write what ``here`` lacks of the model; None means made by this import."""

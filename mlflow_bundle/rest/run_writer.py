@@ -28,6 +28,7 @@ from mlflow_bundle.rest.artifacts import ArtifactOwner
 from mlflow_bundle.rest.databricks import is_reserved_tag
 from mlflow_bundle.rest.destination import Destination, chunked
 from mlflow_bundle.rest.histories import PAGE_ROWS
+from mlflow_bundle.rest.lost_answers import made_once, of_origin
 from mlflow_bundle.rest.refusals import is_forbidden
 from mlflow_bundle.rest.session import API
 from mlflow_bundle.rest.upload import ArtifactWriter, artifact_tags
@@ -74,10 +75,8 @@ class RunWriter:
 
     def create(self, run: Run, experiment_id: str) -> records.RestRunInfo:
         """Make an empty run that is marked as being imported."""
-        tags = {
-            provenance.ORIGIN: provenance.origin_of(run.id, run.tags),
-            provenance.STATE: provenance.IMPORTING,
-        }
+        origin = provenance.origin_of(run.id, run.tags)
+        tags = {provenance.ORIGIN: origin, provenance.STATE: provenance.IMPORTING}
         body: dict[str, Any] = {"experiment_id": experiment_id, "tags": records.tag_list(tags)}
         if not self._to.is_databricks:
             body["user_id"] = self._user(run)
@@ -85,13 +84,7 @@ class RunWriter:
             body["run_name"] = run.info.run_name
         if run.info.start_time is not None:
             body["start_time"] = run.info.start_time
-        answer: records.RestRunAnswer = self._to.session.post(
-            f"{API}runs/create",
-            body,
-            type=records.RestRunAnswer,
-            what=f"run {run.id}",
-            once=True,
-        )
+        info = made_once(lambda: self._post(run, body), lambda: self._find(experiment_id, origin))
         for name in _UNSETTABLE:
             self._to.report.adjust(Run.kind, name)
         if self._to.is_databricks:
@@ -102,7 +95,32 @@ class RunWriter:
             self._to.report.adjust(Run.kind, "run_name (empty)")
         if run.info.start_time is None:
             self._to.report.adjust(Run.kind, "start_time (none)")
+        return info
+
+    def _post(self, run: Run, body: dict[str, Any]) -> records.RestRunInfo:
+        answer: records.RestRunAnswer = self._to.session.post(
+            f"{API}runs/create",
+            body,
+            type=records.RestRunAnswer,
+            what=f"run {run.id}",
+            once=True,
+        )
         return answer.run.info
+
+    def _find(self, experiment_id: str, origin: str) -> records.RestRunInfo | None:
+        """Return the run of an origin, of which there was none before this import."""
+        body = {
+            "experiment_ids": [experiment_id],
+            "filter": of_origin(origin),
+            "run_view_type": "ALL",
+            "max_results": 1,
+        }
+        if body["filter"] is None:
+            return None
+        found: records.RestRuns = self._to.session.post(
+            f"{API}runs/search", body, type=records.RestRuns, what="runs"
+        )
+        return found.runs[0].info if found.runs else None
 
     def _user(self, run: Run) -> str:
         options = self._to.options

@@ -449,6 +449,35 @@ def test_a_model_is_made_once_when_the_answer_got_lost(
     assert compare_databases(source.database, destination.database).differences == []
 
 
+@pytest.mark.parametrize("is_made", [True, False])
+def test_runs_and_logged_models_come_at_once_though_the_answer_got_lost(
+    is_made: bool, empty_server: LendServer, tmp_path: Path
+) -> None:
+    """As where the server restarts: it may have made them or not."""
+    source, destination = empty_server(), empty_server()
+    build_small(source.uri)
+    bundle = tmp_path / "a.mlbundle"
+    command("export-all", "-o", bundle, "--tracking-uri", source.uri)
+    left = {"/runs/create": 2, "/logged-models": 1}
+
+    def is_lost(method: str, path: str) -> bool:
+        ending = next((e for e in left if method == "POST" and path.endswith(e) and left[e]), None)
+        if ending is not None:
+            left[ending] -= 1
+        return ending is not None
+
+    def lose_answer(method: str, path: str, true: Answer) -> Answer:
+        return DROPPED if is_made and is_lost(method, path) else true
+
+    def lose_request(method: str, path: str) -> Answer | None:
+        return DROPPED if not is_made and is_lost(method, path) else None
+
+    with faulty(destination.uri, lose_answer, instead=lose_request) as uri:
+        command("import-all", bundle, "--tracking-uri", uri)
+    assert set(left.values()) == {0}
+    assert differences(snapshot(source.uri), snapshot(destination.uri)) == []
+
+
 def test_a_deletion_whose_answer_got_lost_is_no_loss(
     empty_server: LendServer, tmp_path: Path
 ) -> None:
