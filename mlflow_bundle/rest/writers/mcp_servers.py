@@ -12,6 +12,7 @@ from mlflow_bundle.credentials import MASK, mask_uri
 from mlflow_bundle.entities import PlainEntity
 from mlflow_bundle.errors import ServerError, UnsupportedEntityError
 from mlflow_bundle.kinds.mcp_servers import McpAccessEndpoint, McpServer, McpServerVersion
+from mlflow_bundle.rest.lost_answers import made_once
 from mlflow_bundle.rest.readers.mcp_servers import (
     MCP,
     RestMcpServer,
@@ -77,6 +78,14 @@ class McpServerWriter(Writer):
                 "3.15)",
                 status=404,
             )
+        found = self._get(server)
+        if found is None:
+            return None
+        versions = list_versions(self._to.session, server.name)
+        shown = with_own_description(found.record(), versions, found.latest_version)
+        return shown, {version.version: version for version in versions}
+
+    def _get(self, server: McpServer) -> RestMcpServer | None:
         session = self._to.session
         try:
             found: RestMcpServer = session.get(
@@ -86,9 +95,7 @@ class McpServerWriter(Writer):
             if session.is_missing(exc) and not session.is_absent(exc):
                 return None
             raise
-        versions = list_versions(session, server.name)
-        shown = with_own_description(found.record(), versions, found.latest_version)
-        return shown, {version.version: version for version in versions}
+        return found
 
     def _create(self, server: McpServer) -> McpServer:
         body: dict[str, Any] = {"name": server.name}
@@ -96,9 +103,7 @@ class McpServerWriter(Writer):
             body["description"] = server.description
         if server.icons is not None:
             body["icons"] = json.loads(server.icons)
-        made: RestMcpServer = self._to.session.post(
-            MCP, body, type=RestMcpServer, what=_what(server), once=True
-        )
+        made = made_once(lambda: self._post(server, body), lambda: self._get(server))
         if server.display_name is not None:
             self._to.session.call(
                 "PATCH",
@@ -109,6 +114,12 @@ class McpServerWriter(Writer):
         for name in _UNSETTABLE:
             self._to.report.adjust(McpServer.kind, name)
         return made.record()
+
+    def _post(self, server: McpServer, body: dict[str, Any]) -> RestMcpServer:
+        made: RestMcpServer = self._to.session.post(
+            MCP, body, type=RestMcpServer, what=_what(server), once=True
+        )
+        return made
 
     def _changes(self, server: McpServer, here: McpServer) -> dict[str, Any]:
         """Fields of the server that are to be written."""

@@ -19,6 +19,7 @@ from mlflow_bundle.contracts import ArtifactTree, Content
 from mlflow_bundle.credentials import mask_uri
 from mlflow_bundle.errors import ServerError, SinkError, UnsupportedEntityError
 from mlflow_bundle.kinds.skills import Skill, SkillVersion
+from mlflow_bundle.rest.lost_answers import made_once
 from mlflow_bundle.rest.readers.skills import (
     SKILLS,
     RestSkill,
@@ -92,6 +93,13 @@ class SkillWriter(Writer):
                 f"{_what(skill)}: the server has no registry of skills (it came with MLflow 3.18)",
                 status=404,
             )
+        shown = self._get(skill)
+        if shown is None:
+            return None
+        versions = list_versions(self._to.session, skill.id)
+        return shown, {version.version: version for version in versions}
+
+    def _get(self, skill: Skill) -> Skill | None:
         session = self._to.session
         try:
             found: RestSkill = session.get(skill_path(skill.id), type=RestSkill, what=_what(skill))
@@ -99,8 +107,7 @@ class SkillWriter(Writer):
             if session.is_missing(exc) and not session.is_absent(exc):
                 return None
             raise
-        versions = list_versions(session, skill.id)
-        return found.record(), {version.version: version for version in versions}
+        return found.record()
 
     def _create(self, skill: Skill) -> Skill:
         body: dict[str, Any] = {"name": skill.name, "organization": skill.organization}
@@ -108,11 +115,15 @@ class SkillWriter(Writer):
             body["description"] = skill.description
         if skill.icons is not None:
             body["icons"] = json.loads(skill.icons)
+        made = made_once(lambda: self._post(skill, body), lambda: self._get(skill))
+        for name in _UNSETTABLE:
+            self._to.report.adjust(Skill.kind, name)
+        return made
+
+    def _post(self, skill: Skill, body: dict[str, Any]) -> Skill:
         made: RestSkill = self._to.session.post(
             SKILLS, body, type=RestSkill, what=_what(skill), once=True
         )
-        for name in _UNSETTABLE:
-            self._to.report.adjust(Skill.kind, name)
         return made.record()
 
     def changes(self, skill: Skill, here: Skill) -> dict[str, Any]:
@@ -233,15 +244,7 @@ class _Written:
             self._delete(self._post_version(_FILLER).version)
         if self._last + 1 > number:
             raise self._taken()
-        try:
-            made = self._post_version(body, files)
-        except ServerError as exc:
-            if exc.status is not None:
-                self._look_again()
-            made_before = self._here.get(number)
-            if made_before is None or made_before.digest != version.digest:
-                raise
-            return made_before  # only the answer got lost
+        made = self._post_version(body, files)
         if made.version != number:
             self._set_status(made.version, made.status, "draft")
             self._delete(made.version)
@@ -249,12 +252,6 @@ class _Written:
         self.count += 1
         self._report(version)
         return made
-
-    def _look_again(self) -> None:
-        """Find out which versions there are."""
-        found = list_versions(self._to.session, self._skill.id)
-        self._here = {version.version: version for version in found}
-        self._last = max(self._last, *self._here, 0)
 
     def _report(self, version: SkillVersion) -> None:
         for name in _UNSETTABLE:
@@ -291,24 +288,36 @@ class _Written:
         return packed.getvalue()
 
     def _post_version(self, body: dict[str, Any], files: bytes = b"") -> SkillVersion:
+        made = made_once(lambda: self._send(body, files), lambda: self._find_new(body))
+        self._last = max(self._last, made.version)
+        return made
+
+    def _send(self, body: dict[str, Any], files: bytes) -> SkillVersion:
         what = f"{_what(self._skill)}, a new version"
         path = f"{skill_path(self._skill.id)}/versions"
         if not files:
             made: RestSkillVersion = self._to.session.post(
                 path, body, type=RestSkillVersion, what=what, once=True
             )
-        else:
-            data, content_type = encode_multipart_formdata(
-                {
-                    "metadata": ("metadata.json", msgspec.json.encode(body), "application/json"),
-                    "content": ("content.tar.gz", files, "application/gzip"),
-                }
-            )
-            made = self._to.session.upload(
-                path, data, content_type=content_type, type=RestSkillVersion, what=what
-            )
-        self._last = max(self._last, made.version)
+            return made.record()
+        data, content_type = encode_multipart_formdata(
+            {
+                "metadata": ("metadata.json", msgspec.json.encode(body), "application/json"),
+                "content": ("content.tar.gz", files, "application/gzip"),
+            }
+        )
+        made = self._to.session.upload(
+            path, data, content_type=content_type, type=RestSkillVersion, what=what
+        )
         return made.record()
+
+    def _find_new(self, body: dict[str, Any]) -> SkillVersion | None:
+        """Return the version that a request made whose answer got lost."""
+        for version in list_versions(self._to.session, self._skill.id):
+            same = all(getattr(version, name) == body[name] for name in _FIXED if name in body)
+            if version.version > self._last and same:
+                return version
+        return None
 
     def _taken(self) -> SinkError:
         return SinkError(
@@ -317,8 +326,15 @@ class _Written:
 
     def _set_status(self, number: int, old: str, new: str) -> None:
         for status in (_STEPS.get((old, new)), new):
-            if status is not None and status != old:
+            if status is None or status == old:
+                continue
+            try:
                 self.patch(f"/versions/{number}", {"status": status})
+            except ServerError:
+                # One whose answer got lost is sent again, and refused: it is so already.
+                shown = {v.version: v for v in list_versions(self._to.session, self._skill.id)}
+                if number not in shown or shown[number].status != status:
+                    raise
 
     def _delete(self, number: int) -> None:
         path = f"{skill_path(self._skill.id)}/versions/{number}"

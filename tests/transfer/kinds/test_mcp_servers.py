@@ -10,6 +10,7 @@ import pytest
 from tests.compare import row_dump
 from tests.servers import MlflowServer
 from tests.transfer.commands import command, export, import_
+from tests.transfer.faults import DROPPED, Answer, faulty
 from tests.transfer.kinds.services import CANARY, assert_no_canary, call, mcp_servers_of
 from tests.world import Json, _Build
 from tests.world_services import NOWHERE, mcp_servers
@@ -148,3 +149,24 @@ def test_no_credential_of_an_mcp_server_enters_a_bundle(
     rows = row_dump(source.database)
     assert import_(source, bundle).report["present"]["mcp_server"] == 1
     assert row_dump(source.database) == rows
+
+
+def test_a_server_comes_at_once_though_the_answer_got_lost(
+    empty_server: Callable[[], MlflowServer], tmp_path: Path
+) -> None:
+    source, destination = empty_server(), empty_server()
+    mcp_servers(_Build(source.uri))
+    bundle = tmp_path / "b.mlbundle"
+    export(source, bundle)
+    lost: list[str] = []
+
+    def lose_answers(method: str, path: str, true: Answer) -> Answer:
+        if method == "POST" and path.endswith("/mcp-servers") and true.status == 200:
+            lost.append(path)
+            return DROPPED
+        return true
+
+    with faulty(destination.uri, lose_answers) as uri:
+        command("import-all", bundle, "--tracking-uri", uri)
+    assert len(lost) == 4 - 1  # one is made by its first version
+    assert mcp_servers_of(destination) == mcp_servers_of(source)

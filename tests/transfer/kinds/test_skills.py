@@ -13,6 +13,7 @@ from tests.servers import MlflowServer
 from tests.sql.databases import change
 from tests.table_rows import Database
 from tests.transfer.commands import command, export, import_
+from tests.transfer.faults import DROPPED, Answer, faulty
 from tests.transfer.kinds.services import CANARY, assert_no_canary, call, skills_of
 from tests.world import _Build
 from tests.world_services import (
@@ -168,3 +169,25 @@ def test_no_credential_of_a_source_enters_a_bundle(
     assert imported.losses == [("skill", "s", "versions[1]")]
     assert "must not contain credentials" in imported.report["lost"][0]["reason"]
     assert import_(source, bundle).conflicts == []
+
+
+def test_skills_and_versions_come_at_once_though_the_answer_got_lost(
+    empty_server: Callable[[], MlflowServer], tmp_path: Path
+) -> None:
+    source, destination = empty_server(), empty_server()
+    skills(_Build(source.uri))
+    bundle = tmp_path / "b.mlbundle"
+    export(source, bundle)
+    lost: list[str] = []
+
+    def lose_answers(method: str, path: str, true: Answer) -> Answer:
+        endings = ("/skills", "/versions", "/versions/4", "/versions/5")
+        if method != "GET" and path.endswith(endings) and true.status == 200:
+            lost.append(path)
+            return DROPPED if len(lost) % 2 else true
+        return true
+
+    with faulty(destination.uri, lose_answers) as uri:
+        command("import-all", bundle, "--tracking-uri", uri)
+    assert len(lost) > 6
+    assert skills_of(destination) == skills_of(source)
