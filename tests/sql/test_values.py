@@ -28,6 +28,7 @@ from mlflow_bundle.sql.sink import SqlSink
 from mlflow_bundle.sql.source import SqlSource
 from mlflow_bundle.transfer import transfer
 from tests.bundles.memory import MemorySource
+from tests.installed import has
 from tests.sql.databases import execute, is_reachable, new_database, rows
 from tests.sql.imports import Place
 
@@ -170,6 +171,8 @@ def test_long_histories_come_back_whole(
     dialect: str, options: str, prerequisite: Demand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prerequisite(is_reachable(dialect), f"a {dialect} server")
+    if has(3, 18):  # whose own migrations make no tables in a latin1 database
+        options = ""
     monkeypatch.setattr(points, "POINTS_PER_CHUNK", 7)
     monkeypatch.setenv("PGOPTIONS", "-c extra_float_digits=0")
     histories = [
