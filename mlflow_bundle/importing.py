@@ -110,7 +110,7 @@ class Importing:
         """Whether an experiment here may hold something from before this import."""
         return experiment_id != NEW and experiment_id not in self.new_experiments
 
-    def may_come(self, error: ServerError, kind: str, id: str, experiment_id: str = "") -> None:
+    def may_come(self, error: ServerError, kind: str, id: str, experiment_id: str = "") -> bool:
         """Note what an error keeps from being whole if the same import may succeed later.
 
         Args:
@@ -118,11 +118,16 @@ class Importing:
             kind: Kind of the object.
             id: Its id at the source.
             experiment_id: Id at the source of the experiment that it lies in.
+
+        Returns:
+            Whether it may.
         """
-        if error.retryable or error.status in _MAY_BE_PERMITTED:
+        may_come = error.retryable or error.status in _MAY_BE_PERMITTED
+        if may_come:
             self.unfinished.add((kind, id))
             if experiment_id:
                 self.unfinished.add((Experiment.kind, experiment_id))
+        return may_come
 
     def tags_of(
         self, kind: str, tags: dict[str, str], *, report: Report | None = None

@@ -1,8 +1,12 @@
 """Writes skills: organization and name say which is which, below them the version's number.
 
 The server counts versions itself, deleted ones too, and gives no number twice. Where numbers are
-missing in the bundle, versions that are deleted at once use them up here. What is uploaded for a
-version comes as one archive with it, or not at all.
+missing in the bundle, versions that are deleted at once use them up here; where a version may come
+with the next import, those behind it wait for that. What is uploaded for a version comes as one
+archive with it, or not at all.
+
+A version that is not at once as it is to be, because its number or its status may be another one,
+is made as a draft, and a tag of its skill says until then which one that is.
 """
 
 from __future__ import annotations
@@ -10,16 +14,18 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import time
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
 from urllib3.filepost import encode_multipart_formdata
 
+from mlflow_bundle import provenance
 from mlflow_bundle.contracts import ArtifactTree, Content
 from mlflow_bundle.credentials import mask_uri
 from mlflow_bundle.errors import ServerError, SinkError, UnsupportedEntityError
 from mlflow_bundle.kinds.skills import Skill, SkillVersion
-from mlflow_bundle.rest.lost_answers import made_once
 from mlflow_bundle.rest.readers.skills import (
     SKILLS,
     RestSkill,
@@ -37,7 +43,10 @@ _FIRST_STATUSES = frozenset({"draft", "active"})
 _STEPS = {("draft", "deprecated"): "active", ("deprecated", "draft"): "active"}
 """What a status has to become before it may become another one
 (``VALID_SKILL_STATUS_TRANSITIONS``, mlflow/entities/skill.py)."""
+_DELETABLE = frozenset({"draft", "deprecated"})
 _FIXED = ("source_type", "source", "ref", "subpath", "digest")
+
+_PAUSES_S = (1.0, 3.0)
 
 _FILLER = {
     "source_type": "git",
@@ -62,8 +71,10 @@ class SkillWriter(Writer):
         self.changes(skill, shown)
         self._to.changed(Skill.kind, skill.id, "tags", shown.tags, self.tags(skill.tags))
         self._to.changed(Skill.kind, skill.id, "aliases", _texts(shown), _texts(skill))
+        unsettled = _unsettled(shown)
         for version in _versions(content):
-            if (here := versions.get(version.version)) is not None:
+            here = versions.get(version.version)
+            if here is not None and not (version.version in unsettled and is_same(version, here)):
                 self.new_status(skill, version, here)
 
     def put(self, content: Content) -> None:
@@ -73,12 +84,12 @@ class SkillWriter(Writer):
             shown, versions = self._create(skill), dict[int, SkillVersion]()
         else:
             shown, versions = found
-        written = _Written(self, skill, content.artifacts, versions)
+        written = _Written(self, skill, content.artifacts, shown, versions, fresh=found is None)
         if found is not None and (changes := self.changes(skill, shown)):
             written.patch("", changes)
-        written.remove_fillers()
         for version in _versions(content):
             written.version(version)
+        written.remove_fillers()
         written.tags(shown)
         written.aliases(shown)
         if found is None or written.count:
@@ -93,13 +104,6 @@ class SkillWriter(Writer):
                 f"{_what(skill)}: the server has no registry of skills (it came with MLflow 3.18)",
                 status=404,
             )
-        shown = self._get(skill)
-        if shown is None:
-            return None
-        versions = list_versions(self._to.session, skill.id)
-        return shown, {version.version: version for version in versions}
-
-    def _get(self, skill: Skill) -> Skill | None:
         session = self._to.session
         try:
             found: RestSkill = session.get(skill_path(skill.id), type=RestSkill, what=_what(skill))
@@ -107,7 +111,8 @@ class SkillWriter(Writer):
             if session.is_missing(exc) and not session.is_absent(exc):
                 return None
             raise
-        return found.record()
+        versions = list_versions(session, skill.id)
+        return found.record(), {version.version: version for version in versions}
 
     def _create(self, skill: Skill) -> Skill:
         body: dict[str, Any] = {"name": skill.name, "organization": skill.organization}
@@ -115,15 +120,16 @@ class SkillWriter(Writer):
             body["description"] = skill.description
         if skill.icons is not None:
             body["icons"] = json.loads(skill.icons)
-        made = made_once(lambda: self._post(skill, body), lambda: self._get(skill))
+        try:
+            made: RestSkill = self._to.session.post(
+                SKILLS, body, type=RestSkill, what=_what(skill), once=True
+            )
+        except ServerError as exc:
+            if exc.status is None or (found := self._find(skill)) is None or any(found[1]):
+                raise
+            return found[0]  # only the answer got lost
         for name in _UNSETTABLE:
             self._to.report.adjust(Skill.kind, name)
-        return made
-
-    def _post(self, skill: Skill, body: dict[str, Any]) -> Skill:
-        made: RestSkill = self._to.session.post(
-            SKILLS, body, type=RestSkill, what=_what(skill), once=True
-        )
         return made.record()
 
     def changes(self, skill: Skill, here: Skill) -> dict[str, Any]:
@@ -173,7 +179,9 @@ class _Written:
         writer: Of the import.
         skill: The bundle's.
         files: The bundle's, of all its versions.
+        shown: It here.
         here: Its versions here, by number.
+        fresh: Whether it was made now, so that the next number is known.
     """
 
     def __init__(
@@ -181,43 +189,92 @@ class _Written:
         writer: SkillWriter,
         skill: Skill,
         files: ArtifactTree,
+        shown: Skill,
         here: dict[int, SkillVersion],
+        *,
+        fresh: bool,
     ) -> None:
         self._writer = writer
         self._to = writer._to
         self._skill = skill
         self._files = files
-        self._here = here
-        self._last = max(here, default=0)
+        self._here: dict[int, SkillVersion] = {}
+        self._fillers: list[int] = []
+        """Those that are still there, of this import or of one that was killed."""
+        self._last = 0
         """The highest number that is known to be given."""
+        self._take(here.values())
+        self._is_certain = fresh
+        """Whether no higher one can be given."""
+        self._named = set(shown.aliases.values())
+        self._unsettled = _unsettled(shown)
+        """Which versions may not yet be as they are to be."""
+        self._awaited: int | None = None
+        """The version that the next import may bring, for which the others wait."""
         self.count = 0
 
     def remove_fillers(self) -> None:
-        """Delete what a killed import has left."""
-        for number, version in list(self._here.items()):
-            if version.source == _FILLER["source"] and version.status == _FILLER["status"]:
-                self._delete(number)
-                del self._here[number]
+        """Delete what has used up numbers, but for one that tells the next import the last of them.
+
+        Only the deleted version could have told it, which no server shows.
+        """
+        for number in list(self._fillers):
+            if self._awaited is None or number < self._last:
+                try:
+                    self._remove_filler(number)
+                except ServerError as exc:
+                    self._lose(f"versions[{number}]", exc)
 
     def version(self, version: SkillVersion) -> None:
         """Write one version; one that the server refuses is a loss."""
         number = version.version
         try:
             here = self._here.get(number)
+            is_unsettled = number in self._unsettled
             if here is None:
-                here = self._create(version)
+                if is_unsettled:
+                    self._remove_misplaced(version)
+                here = self._create_patiently(version)
                 status: str | None = version.status
+            elif is_unsettled and is_same(version, here):
+                status = version.status
             else:
                 status = self._writer.new_status(self._skill, version, here)
             if status is not None and status != here.status:
                 self._set_status(number, here.status, status)
+            self._settle(number)
             id = f"{self._skill.id}/{number}"
             tags = self._writer.tags(version.tags)
             new = self._to.changed(Skill.kind, id, "tags", here.tags, tags)
             for key, value in new.items():
                 self._post(f"versions/{number}/tags", key=key, value=value)
         except ServerError as exc:
-            self._lose(f"versions[{number}]", exc)
+            may_come = self._lose(f"versions[{number}]", exc)
+            if number in self._here:
+                return
+            if not may_come:
+                self._give_up(number)
+            elif self._awaited is None:
+                self._awaited = number
+
+    def _create_patiently(self, version: SkillVersion) -> SkillVersion:
+        """Make a version, again when the server failed: giving up uses up its number for ever.
+
+        Raises:
+            ServerError: That is not possible.
+        """
+        for pause_s in _PAUSES_S:
+            try:
+                return self._create(version)
+            except ServerError as exc:
+                if exc.status is None or not exc.retryable or self._awaited is not None:
+                    raise
+            time.sleep(pause_s)
+            self._look_again()
+            here = self._here.get(version.version)
+            if here is not None and is_same(version, here):
+                return self._count(version, here)
+        return self._create(version)
 
     def _create(self, version: SkillVersion) -> SkillVersion:
         """Make a version under its number.
@@ -226,9 +283,15 @@ class _Written:
             ServerError: That is not possible.
         """
         number = version.version
-        body: dict[str, Any] = {
-            "status": version.status if version.status in _FIRST_STATUSES else "active"
-        }
+        if self._last + 1 > number:
+            raise self._taken()
+        if self._awaited is not None:
+            raise SinkError(
+                f"it waits for version {self._awaited}, whose number it would use up",
+                status=409,
+                retryable=True,
+            )
+        body: dict[str, Any] = {"status": version.status}
         files = b""
         if version.has_files:
             body["digest"] = version.digest
@@ -241,17 +304,95 @@ class _Written:
                 status=409,
             )
         while self._last + 1 < number:
-            self._delete(self._post_version(_FILLER).version)
+            filler = self._post_version(_FILLER).version
+            for earlier in list(self._fillers):
+                self._remove_filler(earlier)
+            self._fillers.append(filler)
         if self._last + 1 > number:
             raise self._taken()
-        made = self._post_version(body, files)
+        if not self._is_certain or version.status not in _FIRST_STATUSES:
+            self._unsettle(number)
+            body["status"] = "draft"
+        known = set(self._here)
+        try:
+            made = self._post_version(body, files)
+        except ServerError as exc:
+            if exc.status is not None:
+                self._look_again()
+            new = (v for n, v in self._here.items() if n not in known and n >= number)
+            here = next((v for v in new if is_same(version, v)), None)
+            if here is None:
+                raise
+            made = here  # only the answer got lost
         if made.version != number:
-            self._set_status(made.version, made.status, "draft")
-            self._delete(made.version)
+            self._withdraw(made)
+            self._settle(number)
             raise self._taken()
+        return self._count(version, made)
+
+    def _count(self, version: SkillVersion, made: SkillVersion) -> SkillVersion:
+        self._here[made.version] = made
         self.count += 1
         self._report(version)
         return made
+
+    def _look_again(self) -> None:
+        """Find out which versions there are."""
+        self._take(list_versions(self._to.session, self._skill.id))
+
+    def _take(self, found: Iterable[SkillVersion]) -> None:
+        self._here = {version.version: version for version in found}
+        self._last = max(self._last, *self._here, 0)
+        self._fillers = [n for n, version in self._here.items() if _is_filler(version)]
+        for number in self._fillers:
+            del self._here[number]
+
+    def _remove_misplaced(self, version: SkillVersion) -> None:
+        """Delete a version that a killed import made under another number than its own."""
+        for number, here in list(self._here.items()):
+            if (
+                number > version.version
+                and here.status == "draft"
+                and not here.tags
+                and number not in self._named
+                and is_same(version, here)
+            ):
+                self._delete(number)
+                del self._here[number]
+
+    def _withdraw(self, made: SkillVersion) -> None:
+        """Delete a version that got another number than its own."""
+        self._here.pop(made.version, None)
+        if made.status not in _DELETABLE:
+            self._set_status(made.version, made.status, "draft")
+        self._delete(made.version)
+
+    def _unsettle(self, number: int) -> None:
+        """Have the skill say that a version may not yet be as it is to be."""
+        if number not in self._unsettled:
+            self._unsettled.add(number)
+            self._say_unsettled()
+
+    def _settle(self, number: int) -> None:
+        """Have the skill say no more of a version."""
+        if number in self._unsettled:
+            self._unsettled.remove(number)
+            self._say_unsettled()
+
+    def _give_up(self, number: int) -> None:
+        try:
+            self._settle(number)
+        except ServerError as exc:
+            self._lose(f"tags.{provenance.STATE}", exc)
+
+    def _say_unsettled(self) -> None:
+        if self._unsettled:
+            numbers = map(str, sorted(self._unsettled))
+            value = " ".join((provenance.IMPORTING, *numbers))
+            self._post("tags", key=provenance.STATE, value=value)
+        else:
+            path = f"{skill_path(self._skill.id)}/tags/{provenance.STATE}"
+            self._to.session.remove(path, what=_what(self._skill))
 
     def _report(self, version: SkillVersion) -> None:
         for name in _UNSETTABLE:
@@ -288,36 +429,25 @@ class _Written:
         return packed.getvalue()
 
     def _post_version(self, body: dict[str, Any], files: bytes = b"") -> SkillVersion:
-        made = made_once(lambda: self._send(body, files), lambda: self._find_new(body))
-        self._last = max(self._last, made.version)
-        return made
-
-    def _send(self, body: dict[str, Any], files: bytes) -> SkillVersion:
         what = f"{_what(self._skill)}, a new version"
         path = f"{skill_path(self._skill.id)}/versions"
         if not files:
             made: RestSkillVersion = self._to.session.post(
                 path, body, type=RestSkillVersion, what=what, once=True
             )
-            return made.record()
-        data, content_type = encode_multipart_formdata(
-            {
-                "metadata": ("metadata.json", msgspec.json.encode(body), "application/json"),
-                "content": ("content.tar.gz", files, "application/gzip"),
-            }
-        )
-        made = self._to.session.upload(
-            path, data, content_type=content_type, type=RestSkillVersion, what=what
-        )
+        else:
+            data, content_type = encode_multipart_formdata(
+                {
+                    "metadata": ("metadata.json", msgspec.json.encode(body), "application/json"),
+                    "content": ("content.tar.gz", files, "application/gzip"),
+                }
+            )
+            made = self._to.session.upload(
+                path, data, content_type=content_type, type=RestSkillVersion, what=what
+            )
+        self._last = max(self._last, made.version)
+        self._is_certain = True
         return made.record()
-
-    def _find_new(self, body: dict[str, Any]) -> SkillVersion | None:
-        """Return the version that a request made whose answer got lost."""
-        for version in list_versions(self._to.session, self._skill.id):
-            same = all(getattr(version, name) == body[name] for name in _FIXED if name in body)
-            if version.version > self._last and same:
-                return version
-        return None
 
     def _taken(self) -> SinkError:
         return SinkError(
@@ -326,15 +456,18 @@ class _Written:
 
     def _set_status(self, number: int, old: str, new: str) -> None:
         for status in (_STEPS.get((old, new)), new):
-            if status is None or status == old:
-                continue
-            try:
+            if status is not None and status != old:
                 self.patch(f"/versions/{number}", {"status": status})
-            except ServerError:
-                # One whose answer got lost is sent again, and refused: it is so already.
-                shown = {v.version: v for v in list_versions(self._to.session, self._skill.id)}
-                if number not in shown or shown[number].status != status:
-                    raise
+
+    def _remove_filler(self, number: int) -> None:
+        try:
+            self._delete(number)
+        except ServerError as exc:
+            reason = "it only uses up its number and stays as a draft"
+            raise SinkError(
+                f"{exc.message} ({reason})", status=exc.status, retryable=exc.retryable
+            ) from exc
+        self._fillers.remove(number)
 
     def _delete(self, number: int) -> None:
         path = f"{skill_path(self._skill.id)}/versions/{number}"
@@ -376,11 +509,31 @@ class _Written:
         self._to.session.post(path, body, what=_what(self._skill))
         self.count += 1
 
-    def _lose(self, field: str, exc: ServerError) -> None:
+    def _lose(self, field: str, exc: ServerError) -> bool:
+        """Count a loss; return whether the next import may bring it."""
         if exc.status is None:
             raise exc
-        self._to.may_come(exc, Skill.kind, self._skill.id)
         self._to.report.lose(Skill.kind, self._skill.id, exc.message, field=field)
+        return self._to.may_come(exc, Skill.kind, self._skill.id)
+
+
+def is_same(version: SkillVersion, here: SkillVersion) -> bool:
+    """Whether a version here has what the bundle's has of all that cannot be changed."""
+    if version.has_files:
+        return here.has_files and version.digest in (None, here.digest)
+    found = msgspec.structs.replace(here, source=here.source and mask_uri(here.source))
+    return all(getattr(version, name) == getattr(found, name) for name in _FIXED)
+
+
+def _is_filler(version: SkillVersion) -> bool:
+    return version.source == _FILLER["source"] and version.status == _FILLER["status"]
+
+
+def _unsettled(shown: Skill) -> set[int]:
+    """Return the numbers of the versions that an import may have left half-made."""
+    state, *numbers = shown.tags.get(provenance.STATE, "").split(" ")
+    is_ours = state == provenance.IMPORTING and all(map(str.isdecimal, numbers))
+    return set(map(int, numbers)) if is_ours else set()
 
 
 def _skill(content: Content) -> Skill:

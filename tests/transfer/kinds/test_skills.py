@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -149,6 +150,145 @@ def test_uploaded_versions_do_not_come_without_their_files(
     (source.artifact_directory / where / "SKILL.md").unlink()
     done = export(source, tmp_path / "gone.mlbundle", expect=3)
     assert done.losses == [("skill", "s/1", "artifacts")]
+
+
+def with_gap(source: MlflowServer, bundle: Path) -> None:
+    """Export a skill of which the second version is deleted, and the third deprecated."""
+    build = _Build(source.uri)
+    make_skill(build, "s")
+    upload_skill_version(build, "s", {"SKILL.md": b"1"})
+    make_skill_version(build, "s", **GIT, status="draft")
+    call(source, "DELETE", f"{PATH}/s/versions/2")
+    make_skill_version(build, "s", **GIT)
+    call(source, "PATCH", f"{PATH}/s/versions/3", json={"status": "deprecated"})
+    upload_skill_version(build, "s", {"SKILL.md": b"4"})
+    call(source, "POST", f"{PATH}/s/aliases", json={"alias": "best", "version": 4})
+    export(source, bundle)
+
+
+def is_new_version(method: str, path: str) -> bool:
+    return method == "POST" and path.endswith("/versions")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("is_lost", [False, True], ids=["refused", "answer lost"])
+def test_a_version_is_made_again_when_the_server_failed(
+    empty_server: Callable[[], MlflowServer], tmp_path: Path, number: int, is_lost: bool
+) -> None:
+    source, destination = empty_server(), empty_server()
+    with_gap(source, tmp_path / "b.mlbundle")
+    seen: list[str] = []
+
+    def instead(method: str, path: str) -> Answer | None:
+        if is_new_version(method, path):
+            seen.append(path)
+            if len(seen) == number + 1 and not is_lost:
+                return Answer(500, "text/html", b"oops")
+        return None
+
+    def fault(method: str, path: str, true: Answer) -> Answer:
+        return DROPPED if is_new_version(method, path) and len(seen) == number + 1 else true
+
+    with faulty(destination.uri, fault, instead=instead) as uri:
+        import_(SimpleNamespace(uri=uri), tmp_path / "b.mlbundle")
+    assert skills_of(destination) == skills_of(source)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(3))
+def test_versions_wait_for_one_that_may_come_with_the_next_import(
+    empty_server: Callable[[], MlflowServer], tmp_path: Path, number: int
+) -> None:
+    """A proxy's limit, for example: whoever runs it can lift it."""
+    source, destination = empty_server(), empty_server()
+    with_gap(source, tmp_path / "b.mlbundle")
+    seen: list[str] = []
+
+    def instead(method: str, path: str) -> Answer | None:
+        if is_new_version(method, path):
+            seen.append(path)
+            if len(seen) == number + 1:
+                return Answer(413, "text/html", b"too large")
+        return None
+
+    with faulty(destination.uri, instead=instead) as uri:
+        done = import_(SimpleNamespace(uri=uri), tmp_path / "b.mlbundle", expect=3)
+    waits_for = 1 if number == 0 else 3
+    assert ("skill", "s", f"versions[{waits_for}]") in done.losses
+    (last,) = (loss for loss in done.report["lost"] if loss["field"] == "versions[4]")
+    assert f"waits for version {waits_for}" in last["reason"]
+    import_(destination, tmp_path / "b.mlbundle")
+    assert skills_of(destination) == skills_of(source)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("is_lost", [False, True], ids=["before", "behind"])
+def test_an_import_that_ended_at_any_request_is_completed_by_the_next(
+    empty_server: Callable[[], MlflowServer], tmp_path: Path, is_lost: bool
+) -> None:
+    source, destination = empty_server(), empty_server()
+    with_gap(source, tmp_path / "b.mlbundle")
+    seen: list[str] = []
+    count = 0
+
+    def instead(method: str, path: str) -> Answer | None:
+        if len(seen) > count:
+            return DROPPED
+        if method != "GET" and PATH in path:
+            seen.append(path)
+        return DROPPED if len(seen) > count and not is_lost else None
+
+    def fault(method: str, path: str, true: Answer) -> Answer:
+        return DROPPED if len(seen) > count else true
+
+    for count in range(100):
+        destination.reset()
+        seen.clear()
+        with faulty(destination.uri, fault, instead=instead) as uri:
+            command(
+                "import-all", tmp_path / "b.mlbundle", "--tracking-uri", uri,
+                "--retry-for", "0", "--steal",
+                env={"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}, expect=None,
+            )  # fmt: skip
+        done = import_(destination, tmp_path / "b.mlbundle", "--steal")
+        assert done.conflicts == []
+        assert skills_of(destination) == skills_of(source)
+        assert numbers(destination) == {1: "active", 2: "deleted", 3: "deprecated", 4: "active"}
+        if len(seen) <= count:
+            break
+    assert count > 8
+
+
+def test_a_version_under_a_wrong_number_is_taken_away_by_the_next_import(
+    empty_server: Callable[[], MlflowServer], tmp_path: Path
+) -> None:
+    source, destination = empty_server(), empty_server()
+    for server in (source, destination):
+        make_skill(_Build(server.uri), "s")
+        for _ in range(2):
+            make_skill_version(_Build(server.uri), "s", **GIT)
+    for status in ("draft", "deleted"):
+        call(destination, "PATCH", f"{PATH}/s/versions/2", json={"status": status})
+    export(source, tmp_path / "b.mlbundle")
+    is_down = False
+
+    def instead(method: str, path: str) -> Answer | None:
+        return DROPPED if is_down else None
+
+    def fault(method: str, path: str, true: Answer) -> Answer:
+        nonlocal is_down
+        is_down = is_down or is_new_version(method, path)
+        return DROPPED if is_down else true
+
+    with faulty(destination.uri, fault, instead=instead) as uri:
+        words = ("--tracking-uri", uri, "--retry-for", "0")
+        command("import-all", tmp_path / "b.mlbundle", *words, expect=1)
+    assert numbers(destination)[3] == "draft"
+    done = import_(destination, tmp_path / "b.mlbundle", "--steal", expect=3)
+    assert done.losses == [("skill", "s", "versions[2]")]
+    assert numbers(destination)[3] == "deleted"
+    assert skills_of(destination)[0]["tags"] == {}
 
 
 def test_no_credential_of_a_source_enters_a_bundle(
