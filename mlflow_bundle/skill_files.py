@@ -6,21 +6,28 @@ from collections.abc import Callable, Mapping
 
 from mlflow_bundle.archive import escape_path, order_key
 from mlflow_bundle.contracts import ArtifactFile, ArtifactTree, HeldMember, OpenedArtifact
+from mlflow_bundle.errors import ServerError
 
 
 class VersionTrees(ArtifactTree):
-    """The files of several versions.
+    """The files of several versions; those of one that cannot be listed are lost alone.
 
     Args:
         trees: Those of each version, by its number.
-        is_empty: Told of the number of a version that has no files.
+        lose: Told of the number of a version whose files are lost, and why.
+        empty: Why, of one that has no files.
     """
 
     def __init__(
-        self, trees: Mapping[int, ArtifactTree], *, is_empty: Callable[[int], object]
+        self,
+        trees: Mapping[int, ArtifactTree],
+        *,
+        lose: Callable[[int, str], object],
+        empty: str,
     ) -> None:
         self._trees = {str(number): tree for number, tree in trees.items()}
-        self._is_empty = is_empty
+        self._lose = lose
+        self._empty = empty
         self._files: list[ArtifactFile] | None = None
         self.mode = next((tree.mode for tree in trees.values()), "included")
 
@@ -36,12 +43,27 @@ class VersionTrees(ArtifactTree):
         if self._files is None:
             found: list[ArtifactFile] = []
             for number, tree in self._trees.items():
-                files = tree.files()
+                try:
+                    files = tree.files()
+                except ServerError as exc:
+                    if exc.status is None:
+                        raise
+                    self._lose(int(number), exc.message)
+                    continue
                 if not files and tree.mode == "included":
-                    self._is_empty(int(number))
+                    self._lose(int(number), self._empty)
                 found += (file._replace(path=f"{number}/{file.path}") for file in files)
             self._files = sorted(found, key=lambda file: order_key(escape_path(file.path)))
         return self._files
+
+    def files_of(self, number: int) -> list[ArtifactFile]:
+        """Return the files of one version.
+
+        Raises:
+            ServerError: They cannot be listed.
+        """
+        tree = self._trees.get(str(number))
+        return [] if tree is None else tree.files()
 
     def open(self, file: ArtifactFile) -> OpenedArtifact:
         number, _, path = file.path.partition("/")
@@ -58,12 +80,15 @@ class VersionTree(ArtifactTree):
 
     def __init__(self, tree: ArtifactTree, number: int) -> None:
         self._tree = tree
+        self._number = number
         self._directory = f"{number}/"
         self.mode = tree.mode
         self.is_near = tree.is_near
         self.random_access = tree.random_access
 
     def files(self) -> list[ArtifactFile]:
+        if isinstance(self._tree, VersionTrees):
+            return self._tree.files_of(self._number)
         return [
             file._replace(path=file.path.removeprefix(self._directory))
             for file in self._tree.files()

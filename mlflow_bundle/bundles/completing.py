@@ -47,6 +47,7 @@ from mlflow_bundle.entities import (
 )
 from mlflow_bundle.errors import SelectionError, ServerError, SourceError
 from mlflow_bundle.kinds import ALL_KINDS
+from mlflow_bundle.kinds.skills import SKILL, whole_id
 from mlflow_bundle.kinds.traces import TRACED_MODEL, Trace
 from mlflow_bundle.kinds.workspaces import DEFAULT_WORKSPACE, WORKSPACE
 from mlflow_bundle.references import logged_model_id_of, run_id_of
@@ -237,6 +238,8 @@ class CompletedSource(Source):
         """Whether a loss that the source has now concerns what was lost before."""
         if kind in _REGISTRY_OF_VERSION:
             kind, id = _REGISTRY_OF_VERSION[kind], id.rpartition("/")[0]
+        elif kind == SKILL.name:
+            id = whole_id(id)
         if id in _ALL:
             return kind in self._lost_kinds or (kind == Trace.kind and self._relinks)
         return (kind, id) in self._fetched or self._is_lost(
@@ -310,7 +313,12 @@ class CompletedSource(Source):
             for loss in self._lost[key]
             if loss.kind == "artifact" and loss.id.startswith(above)
         }
-        return _CompletedTree(old, new, lost)
+        versions = {
+            f"{loss.id.removeprefix(above)}/"
+            for loss in self._lost[key]
+            if loss.kind == SKILL.name and loss.id.startswith(above)
+        }
+        return _CompletedTree(old, new, lost, tuple(versions))
 
     def close(self) -> None:
         self._old.close()
@@ -321,11 +329,14 @@ def _owners(loss: Loss) -> list[_Key]:
     """Entities that a loss may be of; those that do not exist do no harm."""
     if loss.kind in _REGISTRY_OF_VERSION:
         return [(_REGISTRY_OF_VERSION[loss.kind], loss.id.rpartition("/")[0])]
+    if loss.kind == SKILL.name:
+        return [(loss.kind, whole_id(loss.id))]
     if loss.kind != "artifact":
         return [(loss.kind, loss.id)]
     version_file = _VERSION_FILE.match(loss.id)
     names = [(kind, version_file[1]) for kind in VERSION_KIND] if version_file else []
     owner = loss.id.partition("/")[0]
+    names.append((SKILL.name, whole_id(loss.id)))
     return [*names, *((kind, owner) for kind in ALL_KINDS if kind not in VERSION_KIND)]
 
 
@@ -374,12 +385,20 @@ class _CompletedTree(ArtifactTree):
         old: Files that are whole; ``unreadable`` when none could be listed.
         fresh: The source's.
         lost: Reasons by path.
+        lost_below: Directories that were lost as a whole.
     """
 
-    def __init__(self, old: ArtifactTree, fresh: ArtifactTree, lost: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        old: ArtifactTree,
+        fresh: ArtifactTree,
+        lost: Mapping[str, str],
+        lost_below: tuple[str, ...] = (),
+    ) -> None:
         self._old = old
         self._fresh = fresh
         self._lost = lost
+        self._lost_below = lost_below
         self._from: dict[str, ArtifactTree] = {}
         self._files: list[ArtifactFile] | None = None
         self.mode = old.mode if old.mode != "unreadable" else fresh.mode
@@ -389,7 +408,8 @@ class _CompletedTree(ArtifactTree):
             files = {file.path: file for file in self._old.files()}
             self._from = dict.fromkeys(files, self._old)
             for file in self._fresh_files():
-                if file.path not in files and (file.path in self._lost or self._lost_whole):
+                is_lost = file.path in self._lost or file.path.startswith(self._lost_below)
+                if file.path not in files and (is_lost or self._lost_whole):
                     files[file.path] = file
                     self._from[file.path] = self._fresh
             for path in self._lost:

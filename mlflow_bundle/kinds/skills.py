@@ -82,6 +82,11 @@ def id_of(organization: str, name: str) -> str:
     return f"@{organization}/{name}" if organization else name
 
 
+def whole_id(id: str) -> str:
+    """Return the id of a skill, given that or what begins with it and a slash."""
+    return "/".join(id.split("/")[: 2 if id.startswith("@") else 1])
+
+
 def split_id(id: str) -> tuple[str, str]:
     """Return organization, empty for none, and name of a skill."""
     if not id.startswith("@"):

@@ -11,6 +11,7 @@ import msgspec
 
 from mlflow_bundle.contracts import ArtifactTree
 from mlflow_bundle.entities import PlainEntity
+from mlflow_bundle.errors import ServerError
 from mlflow_bundle.kinds.skills import SKILL, Skill, SkillVersion
 from mlflow_bundle.rest.artifacts import ArtifactOwner
 from mlflow_bundle.rest.readers.base import Chosen, Fetched, FetchedVersions, Reader, Reading
@@ -123,22 +124,30 @@ class SkillReader(Reader):
         )
 
     def _list_versions(self, id: str) -> list[SkillVersion]:
+        self._versions[id] = []
         versions = list_versions(self._from.session, id)
         self._versions[id] = [version for version in versions if version.has_files]
         return versions
 
     def tree(self, entity: PlainEntity) -> ArtifactTree | None:
-        versions = self._versions.pop(entity.id, None)
+        if entity.id not in self._versions:  # nobody reads its items
+            try:
+                self._list_versions(entity.id)
+            except ServerError as exc:
+                if exc.status is None:
+                    raise
+                self._from.lose(self.kind.name, entity.id, exc.message, field="artifacts")
+        versions = self._versions.pop(entity.id)
         if not versions:
             return None
         owner = ArtifactOwner("skill", entity.id)
         trees = {
             version.version: self._from.tree(version.source or "", owner) for version in versions
         }
-        return VersionTrees(trees, is_empty=partial(self._lose_files, entity.id))
+        lose = partial(self._lose_files, entity.id)
+        return VersionTrees(trees, lose=lose, empty="the server shows none of its files")
 
-    def _lose_files(self, id: str, number: int) -> None:
-        reason = "the server shows none of its files"
+    def _lose_files(self, id: str, number: int, reason: str) -> None:
         self._from.lose(self.kind.name, f"{id}/{number}", reason, field="artifacts")
 
 

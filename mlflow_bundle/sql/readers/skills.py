@@ -98,10 +98,11 @@ class SkillReader(Reader):
         if not files:
             return None
         trees = {number: self._from.tree(location) for number, location in files.items()}
-        return VersionTrees(trees, is_empty=partial(self._lose_files, entity.id))
+        lose = partial(self._lose_files, entity.id)
+        return VersionTrees(trees, lose=lose, empty="its files are not there")
 
-    def _lose_files(self, id: str, number: int) -> None:
-        reason = f"{self._files[id][number]}: its files are not there"
+    def _lose_files(self, id: str, number: int, reason: str) -> None:
+        reason = f"{self._files[id][number]}: {reason}"
         self._from.lose(self.kind, f"{id}/{number}", reason, field="artifacts")
 
     def _below(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import pytest
 
@@ -289,6 +290,41 @@ def test_a_version_under_a_wrong_number_is_taken_away_by_the_next_import(
     assert done.losses == [("skill", "s", "versions[2]")]
     assert numbers(destination)[3] == "deleted"
     assert skills_of(destination)[0]["tags"] == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("below", ["artifacts?", "SKILL.md"], ids=["listing", "file"])
+@pytest.mark.parametrize("id", ["s", "@org/s"])
+def test_files_that_an_export_could_not_get_are_lost_alone_and_fetched_later(
+    empty_server: Callable[[], MlflowServer], tmp_path: Path, below: str, id: str
+) -> None:
+    source, destination = empty_server(), empty_server()
+    for other in ("s", "@org/s"):
+        make_skill(_Build(source.uri), other)
+        for text in (b"1", b"2"):
+            upload_skill_version(_Build(source.uri), other, {"SKILL.md": text, "docs/a b.md": text})
+    first = call(source, "GET", f"{PATH}/{id}/versions/1")["source"].rpartition("/")[2]
+
+    def instead(method: str, path: str) -> Answer | None:
+        is_meant = is_refused and first in path and below in path
+        return Answer(403, "text/html", b"no") if is_meant else None
+
+    is_refused = True
+    bundle, whole = tmp_path / "b.mlbundle", tmp_path / "whole.mlbundle"
+    lost = ("skill", f"{id}/1", "artifacts")
+    if below == "SKILL.md":
+        lost = ("artifact", f"{id}/1/SKILL.md", "")
+    with faulty(source.uri, instead=instead) as uri:
+        server = SimpleNamespace(uri=uri)
+        assert export(server, bundle, expect=3).losses == [lost]
+        listed = command("list", bundle, f"skills/{quote(id, safe='@')}").stdout
+        assert "artifacts/2/SKILL.md" in listed
+        again = export(server, tmp_path / "again.mlbundle", "--complete", bundle, expect=3)
+        assert again.losses == [lost]
+        is_refused = False
+        export(server, whole, "--complete", bundle)
+    import_(destination, whole)
+    assert skills_of(destination) == skills_of(source)
 
 
 def test_no_credential_of_a_source_enters_a_bundle(
