@@ -31,8 +31,9 @@ ArtifactPolicy = Literal["copy", "reference", "skip"]
 FileReading = Literal["ahead", "open", "list", "none"]
 """What is done with artifacts while contents are handed out."""
 
-HistoryReading = bool | Literal["encoded"]
-"""Whether histories and items will be read, and whether histories are wanted encoded."""
+HistoryReading = bool | Literal["encoded", "items"]
+"""Whether histories and items will be read, and whether histories are wanted encoded; or only
+items, and those of kinds that have few."""
 
 Wanted = Callable[[str, str, str], bool]
 """Whether the content of an entity is wanted: kind, id, id of the experiment it lies in or ""."""
@@ -208,7 +209,8 @@ class Source(ABC):
                 (``ahead``: they may be fetched before they are asked for); mostly listed, a few
                 opened (``list``); or neither, and then there are none (``none``).
             histories: Whether histories and items will be read; ``encoded`` if it is by
-                :attr:`Content.encoded_histories`, where there are some.
+                :attr:`Content.encoded_histories`, where there are some; ``items`` if only items
+                are, and none of kinds that have many (``Kind.has_many_items``).
             wanted: Leaves out entities for which it is false; nothing of theirs is fetched.
         """
 

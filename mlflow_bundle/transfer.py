@@ -137,7 +137,7 @@ def _at_once(source: Source, sink: Sink, jobs: int) -> int:
 
 def _examine_all(source: Source, sink: Sink, report: Report, jobs: int) -> None:
     _reserve_all(source, sink, report, jobs, dry=True)
-    contents = source.iter_contents(files="list", histories=False)
+    contents = source.iter_contents(files="list", histories="items")
     at_once = _at_once(source, sink, jobs)
     _each(contents, lambda content: _examine(sink, content, report), at_once)
 

@@ -43,6 +43,7 @@ class Kind:
             or to the bundle.
         has_artifacts: Whether files belong to an entity.
         item: Type of what an entity may have many of (spans, records): it travels in parts.
+        has_many_items: Whether these are so many that a dry run does without them.
         apart: Whether MLflow keeps the kind in a database apart from everything else, so that it
             travels only where that is named (``--auth-db``).
     """
@@ -53,6 +54,7 @@ class Kind:
     scope: Scope
     has_artifacts: bool = False
     item: type[msgspec.Struct] = NoItem
+    has_many_items: bool = False
     apart: bool = False
 
     @property

@@ -73,4 +73,5 @@ DATASET = Kind(
     document="dataset.json",
     scope="server",
     item=DatasetRecord,
+    has_many_items=True,
 )

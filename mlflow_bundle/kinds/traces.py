@@ -149,4 +149,5 @@ TRACE = Kind(
     scope="experiment",
     has_artifacts=True,
     item=Span,
+    has_many_items=True,
 )

@@ -610,7 +610,7 @@ class RestSource(Source):
     ) -> Iterator[Content]:
         batches = ordered_prefetch(
             self._batches(wanted),
-            self._start_batch if histories else (lambda batch: None),
+            lambda batch: self._start_batch(batch) if _is_read(batch, histories) else None,
             budget=_BATCHES_AHEAD,
         )
         contents = self._contents(batches)
@@ -741,6 +741,14 @@ def _row(entity: Entity, parent: str, *, estimates: dict[str, int] | None = None
     body = msgspec.msgpack.encode((entity, estimates or {}))
     path = layout.document_path(entity)
     return Selected(order_key(path), entity.kind, entity.id, parent, body)
+
+
+def _is_read(batch: list[Selected], histories: HistoryReading) -> bool:
+    """Whether histories or items of a batch will be read."""
+    if histories == "items":
+        kind = KINDS.get(batch[0].kind)
+        return kind is not None and not kind.has_many_items
+    return bool(histories)
 
 
 def _decode(row: Selected) -> Entity:

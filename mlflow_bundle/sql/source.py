@@ -398,7 +398,7 @@ class SqlSource(Source):
         sizes = chain(_ENTITIES_FIRST, repeat(_ENTITIES_AT_ONCE))
         batches = takewhile(bool, (list(islice(rows, size)) for size in sizes))
         self._stopped, self._failure = False, None
-        if histories:
+        if histories not in (False, "items"):
             self._start_process(encoded=histories == "encoded")
         with (
             ThreadPoolExecutor(1, thread_name_prefix="mlflow-bundle-points") as points_pool,
@@ -408,7 +408,9 @@ class SqlSource(Source):
             with_points = ordered_prefetch(
                 batches,
                 lambda batch: (
-                    self._submit(points_pool, self._read_points, batch) if histories else None
+                    self._submit(points_pool, self._read_points, batch)
+                    if histories not in (False, "items")
+                    else None
                 ),
                 budget=_POINTS_AHEAD,
                 cost=lambda batch: int(_has_runs(batch)),
@@ -416,7 +418,7 @@ class SqlSource(Source):
             )
             readings = ordered_prefetch(
                 with_points,
-                lambda pair: self._submit(pool, self._read_batch, pair[0], bool(histories)),
+                lambda pair: self._submit(pool, self._read_batch, pair[0], histories),
                 budget=_AHEAD,
                 cost=lambda pair: _RUNS_COST if _has_runs(pair[0]) else 1,
             )
@@ -456,11 +458,11 @@ class SqlSource(Source):
         return pool.submit(noting)
 
     def _read_batch(
-        self, batch: Sequence[Selected], items: bool
+        self, batch: Sequence[Selected], histories: HistoryReading
     ) -> tuple[dict[_Key, Entity], dict[str, Items]]:
         """Read entities, and if asked for the items of those that have some."""
         with self._lock:
-            return self._read(batch), self._read_items(batch) if items else {}
+            return self._read(batch), self._read_items(batch, histories) if histories else {}
 
     def _read(self, batch: Sequence[Selected]) -> dict[_Key, Entity]:
         """Read entities, whatever their kinds, by kind, id and experiment."""
@@ -484,11 +486,12 @@ class SqlSource(Source):
         kinds = {row.id: row.kind for row in wanted}
         return self._registry.read(names, kinds, self._selection, numbers, places)
 
-    def _read_items(self, batch: Sequence[Selected]) -> dict[str, Items]:
+    def _read_items(self, batch: Sequence[Selected], histories: HistoryReading) -> dict[str, Items]:
         """Read the items of everything that has some, by kind."""
         found: dict[str, Items] = {}
         for kind, wanted in _by_kind(batch).items():
-            if kind not in _REGISTRY_KINDS:
+            is_left_out = histories == "items" and kind in KINDS and KINDS[kind].has_many_items
+            if kind not in _REGISTRY_KINDS and not is_left_out:
                 items = self._readers[kind].read_items(wanted)
                 if items is not None:
                     found[kind] = items

@@ -10,6 +10,7 @@ from tests.compare import row_dump
 from tests.conftest import LendServer
 from tests.servers import MlflowServer
 from tests.transfer.commands import Done, command
+from tests.transfer.kinds.services import call
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.usefixtures("small")]
 
@@ -75,3 +76,28 @@ def test_a_dry_run_changes_nothing(small_server: MlflowServer, empty_server: Len
     assert done.report["planned"]["run"] > 0
     assert done.report["done"] == {}
     assert row_dump(b.server.database) == before
+
+
+@pytest.mark.parametrize("from_database", [False, True], ids=["from server", "from database"])
+@pytest.mark.parametrize("to_database", [False, True], ids=["to server", "to database"])
+def test_a_conflict_below_an_entity_stops_a_copy_before_it_begins(
+    empty_server: LendServer, from_database: bool, to_database: bool
+) -> None:
+    source, destination = empty_server(), empty_server()
+    path, name = "3.0/mlflow/mcp-servers", "org.example/slug"
+    for server, value in ((source, "a"), (destination, "b")):
+        call(server, "POST", path, json={"name": name})
+        described = {"server_json": {"name": name, "version": "1.0.0"}}
+        call(server, "POST", f"{path}/{name}/versions", json=described)
+        tag = {"key": "k", "value": value}
+        call(server, "POST", f"{path}/{name}/versions/1.0.0/tags", json=tag)
+    call(source, "POST", f"{path}/{name}/tags", json={"key": "new", "value": "1"})
+    a, b = Side(source, database=from_database), Side(destination, database=to_database)
+    field = "versions.1.0.0.tags.k" if to_database else "tags.k"
+    id = name if to_database else f"{name}/1.0.0"
+    assert copy(a, b, "--dry-run").conflicts == [("mcp_server", id, field)]
+    origin = a.words("--tracking-uri", "--artifacts-destination")
+    target = b.words("--to", "--to-artifacts-destination")
+    refused = command("copy", *origin, *target, "--on-conflict", "fail", expect=1)
+    assert "nothing was written" in refused.stderr
+    assert call(destination, "GET", f"{path}/{name}")["tags"] == {}

@@ -45,6 +45,7 @@ class McpServerWriter(Writer):
         for version in _versions(content):
             if (other := versions.get(version.version)) is not None:
                 self._version_changes(server, version, other)
+                self._version_tags(server, version, other)
 
     def put(self, content: Content) -> None:
         server = _server(content.entity)
@@ -172,6 +173,16 @@ class McpServerWriter(Writer):
                 changes[name] = json.loads(value)
         return changes
 
+    def _version_tags(
+        self, server: McpServer, version: McpServerVersion, here: McpServerVersion | None
+    ) -> dict[str, str]:
+        """Tags of a version that are to be written."""
+        tags = self._tags(version.tags)
+        if here is None:
+            return tags
+        id = f"{server.name}/{version.version}"
+        return self._to.changed(McpServer.kind, id, "tags", here.tags, tags)
+
     def _tags(self, tags: dict[str, str]) -> dict[str, str]:
         return self._to.tags_of(McpServer.kind, tags)
 
@@ -195,10 +206,7 @@ class _Written:
             elif changes := self._writer._version_changes(self._server, version, here):
                 self._patch(version, changes)
                 self.count += 1
-            tags = self._writer._tags(version.tags)
-            if here is not None:
-                id = f"{self._server.name}/{version.version}"
-                tags = self._to.changed(McpServer.kind, id, "tags", here.tags, tags)
+            tags = self._writer._version_tags(self._server, version, here)
             for key, value in tags.items():
                 self._post(f"versions/{_quoted(version.version)}/tags", key=key, value=value)
         except ServerError as exc:

@@ -74,8 +74,11 @@ class SkillWriter(Writer):
         unsettled = _unsettled(shown)
         for version in _versions(content):
             here = versions.get(version.version)
-            if here is not None and not (version.version in unsettled and is_same(version, here)):
+            if here is None:
+                continue
+            if not (version.version in unsettled and is_same(version, here)):
                 self.new_status(skill, version, here)
+            self.new_tags(skill, version, here)
 
     def put(self, content: Content) -> None:
         skill = _skill(content)
@@ -167,6 +170,11 @@ class SkillWriter(Writer):
             return version.status
         return None
 
+    def new_tags(self, skill: Skill, version: SkillVersion, here: SkillVersion) -> dict[str, str]:
+        """Return the tags of a version that are to be written."""
+        id = f"{skill.id}/{version.version}"
+        return self._to.changed(Skill.kind, id, "tags", here.tags, self.tags(version.tags))
+
     def tags(self, tags: dict[str, str]) -> dict[str, str]:
         """Return tags as they are to be here."""
         return self._to.tags_of(Skill.kind, tags)
@@ -243,10 +251,7 @@ class _Written:
             if status is not None and status != here.status:
                 self._set_status(number, here.status, status)
             self._settle(number)
-            id = f"{self._skill.id}/{number}"
-            tags = self._writer.tags(version.tags)
-            new = self._to.changed(Skill.kind, id, "tags", here.tags, tags)
-            for key, value in new.items():
+            for key, value in self._writer.new_tags(self._skill, version, here).items():
                 self._post(f"versions/{number}/tags", key=key, value=value)
         except ServerError as exc:
             may_come = self._lose(f"versions[{number}]", exc)
