@@ -461,8 +461,15 @@ class _Written:
 
     def _set_status(self, number: int, old: str, new: str) -> None:
         for status in (_STEPS.get((old, new)), new):
-            if status is not None and status != old:
+            if status is None or status == old:
+                continue
+            try:
                 self.patch(f"/versions/{number}", {"status": status})
+            except ServerError:
+                # One whose answer got lost is sent again, and refused: it is so already.
+                shown = {v.version: v for v in list_versions(self._to.session, self._skill.id)}
+                if number not in shown or shown[number].status != status:
+                    raise
 
     def _remove_filler(self, number: int) -> None:
         try:
