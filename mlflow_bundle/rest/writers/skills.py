@@ -26,6 +26,7 @@ from mlflow_bundle.contracts import ArtifactTree, Content
 from mlflow_bundle.credentials import mask_uri
 from mlflow_bundle.errors import ServerError, SinkError, UnsupportedEntityError
 from mlflow_bundle.kinds.skills import Skill, SkillVersion
+from mlflow_bundle.rest.lost_answers import made_once
 from mlflow_bundle.rest.readers.skills import (
     SKILLS,
     RestSkill,
@@ -107,6 +108,13 @@ class SkillWriter(Writer):
                 f"{_what(skill)}: the server has no registry of skills (it came with MLflow 3.18)",
                 status=404,
             )
+        shown = self._get(skill)
+        if shown is None:
+            return None
+        versions = list_versions(self._to.session, skill.id)
+        return shown, {version.version: version for version in versions}
+
+    def _get(self, skill: Skill) -> Skill | None:
         session = self._to.session
         try:
             found: RestSkill = session.get(skill_path(skill.id), type=RestSkill, what=_what(skill))
@@ -114,8 +122,7 @@ class SkillWriter(Writer):
             if session.is_missing(exc) and not session.is_absent(exc):
                 return None
             raise
-        versions = list_versions(session, skill.id)
-        return found.record(), {version.version: version for version in versions}
+        return found.record()
 
     def _create(self, skill: Skill) -> Skill:
         body: dict[str, Any] = {"name": skill.name, "organization": skill.organization}
@@ -123,16 +130,15 @@ class SkillWriter(Writer):
             body["description"] = skill.description
         if skill.icons is not None:
             body["icons"] = json.loads(skill.icons)
-        try:
-            made: RestSkill = self._to.session.post(
-                SKILLS, body, type=RestSkill, what=_what(skill), once=True
-            )
-        except ServerError as exc:
-            if exc.status is None or (found := self._find(skill)) is None or any(found[1]):
-                raise
-            return found[0]  # only the answer got lost
+        made = made_once(lambda: self._post(skill, body), lambda: self._get(skill))
         for name in _UNSETTABLE:
             self._to.report.adjust(Skill.kind, name)
+        return made
+
+    def _post(self, skill: Skill, body: dict[str, Any]) -> Skill:
+        made: RestSkill = self._to.session.post(
+            SKILLS, body, type=RestSkill, what=_what(skill), once=True
+        )
         return made.record()
 
     def changes(self, skill: Skill, here: Skill) -> dict[str, Any]:
