@@ -232,9 +232,12 @@ def test_a_database_arrives_in_another_row_for_row(
 def test_an_import_says_that_the_installed_mlflow_is_newer_than_what_is_known(
     full_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    newest, before = list(versions.FIRST_VERSION)[:-3:-1]
-    monkeypatch.delitem(versions.FIRST_VERSION, newest)
-    monkeypatch.setattr(versions, "_LAST_REVISION", before)
+    newest = versions.migrations().get_current_head()
+    revisions = list(versions.FIRST_VERSION)
+    known = revisions[: revisions.index(str(newest))]
+    for revision in set(revisions) - set(known):
+        monkeypatch.delitem(versions.FIRST_VERSION, revision)
+    monkeypatch.setattr(versions, "_LAST_REVISION", known[-1])
     report = import_into(place(tmp_path / "to"), full_bundle)
     (note,) = [note for note in report.notes if "newer than this mlflow-bundle knows" in note]
     assert f"(revision {newest})" in note
