@@ -194,7 +194,7 @@ def own_masked(
     json_columns: Collection[str] = (),
     uri_columns: Collection[str] = (),
     name: str = "",
-) -> None:
+) -> Collection[str]:
     """Write a row as :meth:`Merge.own`; what is here is compared without its credentials.
 
     Args:
@@ -217,7 +217,7 @@ def own_masked(
             here[column] = None if value in (None, "null") else mask_json(value)
         for column in uri_columns:
             here[column] = here[column] and mask_uri(here[column])
-    merge.own(table, row, here, key=key, compared=compared, name=name)
+    return merge.own(table, row, here, key=key, compared=compared, name=name)
 
 
 def null_names(nulls: Nulls) -> Collection[str]:

@@ -125,7 +125,7 @@ class SkillWriter(Writer):
             **made(skill),
         }
         search_text = {"search_text": build_skill_search_text(skill.name, skill.description)}
-        own_masked(
+        written = own_masked(
             merge,
             _SKILLS,
             row | search_text,
@@ -134,11 +134,7 @@ class SkillWriter(Writer):
             compared=_COMPARED,
             json_columns=("icons",),
         )
-        if (
-            here is not None
-            and skill.description not in (None, here["description"])
-            and (not here["description"] or self._to.options.on_conflict == "update")
-        ):
+        if here is not None and "description" in written:
             merge.replace(_SKILLS, within, search_text)
         tags = self._to.tags_of(self.kind, skill.tags)
         merge.map("skill_tags", within, tags, name="tags", nulls=null_names(skill.null_fields))
