@@ -14,7 +14,7 @@ from mlflow_bundle.rest import records
 from mlflow_bundle.rest.artifacts import ArtifactOwner
 from mlflow_bundle.rest.destination import Destination, chunked
 from mlflow_bundle.rest.histories import PAGE_ROWS
-from mlflow_bundle.rest.lost_answers import made_once, of_origin
+from mlflow_bundle.rest.lost_answers import made_once, search_origin
 from mlflow_bundle.rest.run_writer import MAX_METRICS, MAX_PARAMS
 from mlflow_bundle.rest.session import API
 from mlflow_bundle.rest.upload import ArtifactWriter, artifact_tags
@@ -76,16 +76,15 @@ class LoggedModelWriter:
 
     def _find(self, experiment_id: str, origin: str) -> records.RestModelInfo | None:
         """Return the logged model of an origin, of which there was none before this import."""
-        body = {"experiment_ids": [experiment_id], "filter": of_origin(origin), "max_results": 1}
-        if body["filter"] is None:
-            return None
-        found: records.RestLoggedModels = self._to.session.post(
+        found: records.RestLoggedModels | None = search_origin(
+            self._to.session,
             f"{API}logged-models/search",
-            body,
+            experiment_id,
+            origin,
             type=records.RestLoggedModels,
             what="logged models",
         )
-        return found.models[0].info if found.models else None
+        return found.models[0].info if found and found.models else None
 
     def write(self, content: Content, placed: Placed, here: LoggedModel | None) -> None:
         """Write what ``here`` lacks of the model; None means made by this import."""

@@ -7,10 +7,11 @@ made it or not: it is looked for by what tells where it comes from, and else ask
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from mlflow_bundle import provenance
 from mlflow_bundle.errors import ServerError
+from mlflow_bundle.rest.session import Session
 
 MadeT = TypeVar("MadeT")
 
@@ -34,6 +35,28 @@ def made_once(make: Callable[[], MadeT], find: Callable[[], MadeT | None]) -> Ma
         return make() if found is None else found
 
 
-def of_origin(origin: str) -> str | None:
-    """Return the filter of a search for what has an origin; None where no filter can say it."""
-    return None if "'" in origin else f"tags.`{provenance.ORIGIN}` = '{origin}'"
+def search_origin(
+    session: Session, endpoint: str, experiment_id: str, origin: str, **options: Any
+) -> Any:
+    """Return the page of a search in one experiment for what has an origin.
+
+    None where no filter can say it.
+
+    Args:
+        session: The server.
+        endpoint: Of the search.
+        experiment_id: Where it was to be made.
+        origin: Of what was to be made.
+        options: As of ``Session.call``.
+
+    Raises:
+        ServerError: The server refused, or cannot be reached.
+    """
+    if "'" in origin:
+        return None
+    body = {
+        "experiment_ids": [experiment_id],
+        "filter": f"tags.`{provenance.ORIGIN}` = '{origin}'",
+        "max_results": 1,
+    }
+    return session.post(endpoint, body, **options)

@@ -28,7 +28,7 @@ from mlflow_bundle.rest.artifacts import ArtifactOwner
 from mlflow_bundle.rest.databricks import is_reserved_tag
 from mlflow_bundle.rest.destination import Destination, chunked
 from mlflow_bundle.rest.histories import PAGE_ROWS
-from mlflow_bundle.rest.lost_answers import made_once, of_origin
+from mlflow_bundle.rest.lost_answers import made_once, search_origin
 from mlflow_bundle.rest.refusals import is_forbidden
 from mlflow_bundle.rest.session import API
 from mlflow_bundle.rest.upload import ArtifactWriter, artifact_tags
@@ -109,18 +109,15 @@ class RunWriter:
 
     def _find(self, experiment_id: str, origin: str) -> records.RestRunInfo | None:
         """Return the run of an origin, of which there was none before this import."""
-        body = {
-            "experiment_ids": [experiment_id],
-            "filter": of_origin(origin),
-            "run_view_type": "ALL",
-            "max_results": 1,
-        }
-        if body["filter"] is None:
-            return None
-        found: records.RestRuns = self._to.session.post(
-            f"{API}runs/search", body, type=records.RestRuns, what="runs"
+        found: records.RestRuns | None = search_origin(
+            self._to.session,
+            f"{API}runs/search",
+            experiment_id,
+            origin,
+            type=records.RestRuns,
+            what="runs",
         )
-        return found.runs[0].info if found.runs else None
+        return found.runs[0].info if found and found.runs else None
 
     def _user(self, run: Run) -> str:
         options = self._to.options
